@@ -365,7 +365,9 @@ pub struct Apps {
 /// Two apps that claim the same id or key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Duplicate {
+    /// An app's id, which requests to the API name.
     Id(String),
+    /// An app's key, which sockets name.
     Key(String),
 }
 
@@ -419,6 +421,7 @@ impl Apps {
         self.by_id.len()
     }
 
+    /// Whether there is no app.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }

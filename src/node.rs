@@ -89,6 +89,7 @@ pub struct ServerState {
     pub scope: Scope,
     /// Who knows of apps that are not among `apps`, if anybody does.
     pub lookup: Option<Lookup>,
+    /// State for handing clients over to the next process.
     pub succession: Succession,
 }
 

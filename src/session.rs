@@ -98,6 +98,7 @@ impl MessageBucket {
 }
 
 impl SessionExtras {
+    /// Whether nothing in it is needed any longer.
     fn is_unused(&self) -> bool {
         self.waiting.is_none() && self.whispers.spent == 0 && self.messages.spent == 0
     }
@@ -109,10 +110,12 @@ impl Session {
         Self { node, connection, extras: None }
     }
 
+    /// The extras, allocated at their first use.
     fn extras(&mut self) -> &mut SessionExtras {
         self.extras.get_or_insert_default()
     }
 
+    /// Commands that wait for a subscription.
     fn waiting(&mut self) -> Option<&mut HeldCommands> {
         self.extras.as_mut()?.waiting.as_mut()
     }

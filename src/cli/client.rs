@@ -37,6 +37,7 @@ const MOST: usize = 300;
 pub(super) struct ApiTarget {
     /// Whether HTTPS and WSS are used.
     pub tls: bool,
+    /// The host to connect to, without brackets around IPv6.
     pub host: String,
     pub port: u16,
     /// The name that the certificate must be for, if it is not the host.
@@ -62,6 +63,7 @@ pub(super) struct ApiTarget {
 pub(super) struct ApiResponse {
     /// Of HTTP, as it was sent.
     pub status: u16,
+    /// The whole body, as it was received.
     pub body: Bytes,
     /// The server's clock, as it says it.
     pub date: Option<String>,

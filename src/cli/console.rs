@@ -5,6 +5,7 @@ use super::client::ApiTarget;
 use super::report::{Grade, Report};
 use crate::config::{Config, ConsoleAccess};
 
+/// The subject of these findings in the report.
 const SUBJECT: &str = "console";
 
 /// Reports the console's settings.

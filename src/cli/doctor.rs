@@ -94,6 +94,7 @@ async fn from_outside(
     (target, apart): (&ApiTarget, bool),
     public: &PublicAddress,
 ) {
+    /// The subject of these findings in the report.
     const SUBJECT: &str = "public address";
     let PublicAddress { url, said_by } = public;
     // Vite and Laravel Mix build these variables into pages; the others are the backend's.

@@ -173,10 +173,12 @@ fn refused_opening(answer: &ApiResponse) -> Crossing {
 struct TrialSession<'a> {
     /// The server, or the proxy in front of it.
     target: &'a ApiTarget,
+    /// The path of the session, without the transport's name.
     path: String,
 }
 
 impl<'a> TrialSession<'a> {
+    /// A session with a random name, as pusher-js makes one.
     fn new(target: &'a ApiTarget, prefix: &str) -> Self {
         // One random number gives both: forty bits the name, the rest the server number.
         let mut seed = [0; 8];
@@ -224,7 +226,9 @@ impl<'a> TrialSession<'a> {
 
 /// The lines of a streaming answer, as they come.
 struct AnswerLines {
+    /// The body of the streaming response.
     body: Incoming,
+    /// The beginning of a line whose end has not come yet.
     rest: Vec<u8>,
 }
 

@@ -27,6 +27,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Where a console is, and what opens it.
 pub(super) struct ConsoleTarget {
+    /// The server that has the console.
     target: ApiTarget,
     /// `console.token`, sent as a bearer token; empty where the console asks for none.
     token: String,
@@ -36,8 +37,11 @@ pub(super) struct ConsoleTarget {
 /// `bytes` holds the part of a line that has come; `lines` those that came with others in one
 /// chunk.
 pub(super) struct FeedLines {
+    /// The body of the feed's response.
     body: Incoming,
+    /// Received bytes that are no whole line yet.
     bytes: Vec<u8>,
+    /// Whole lines that were not returned yet.
     lines: VecDeque<Value>,
 }
 

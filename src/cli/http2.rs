@@ -16,16 +16,20 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // Types of frames, RFC 9113 section 6.
 const DATA: u8 = 0;
+/// The type of a frame with a request's or response's header fields (RFC 9113 section 6.2).
 const HEADERS: u8 = 1;
 /// Ends one stream with a code; what a proxy answers that refuses a WebSocket it offered.
 const RST_STREAM: u8 = 3;
+/// The type of a frame with settings (section 6.5).
 const SETTINGS: u8 = 4;
+/// The type of a ping, which must be answered (section 6.7).
 const PING: u8 = 6;
 /// Ends the connection: sent by proxies on their way down too.
 const GOAWAY: u8 = 7;
 
 // Flags of frames.
 const ACK: u8 = 0x1;
+/// The flag of the last frame with header fields (section 6.2).
 const END_HEADERS: u8 = 0x4;
 /// Of HEADERS and DATA: a byte in front says how many bytes at the end are to be dropped.
 const PADDED: u8 = 0x8;
@@ -151,14 +155,19 @@ async fn try_websocket(target: &ApiTarget, has_opened: &mut bool) -> io::Result<
 
 /// One stream on one connection, and so nothing of flow control: what is read here is less than the first window.
 struct Http2Connection {
+    /// The TLS stream, with `h2` negotiated.
     stream: Stream,
 }
 
 /// A frame as RFC 9113 section 4.1 has it.
 struct Http2Frame {
+    /// The frame's type (RFC 9113 section 6).
     kind: u8,
+    /// Flags, whose meaning depends on the type.
     flags: u8,
+    /// The stream's number; 0 is the connection itself.
     stream: u32,
+    /// The frame without its nine bytes of header.
     payload: Vec<u8>,
 }
 

@@ -22,6 +22,7 @@ pub(super) enum Grade {
 struct Finding {
     /// Two words at most, such as `public address`; a column of the lines.
     subject: &'static str,
+    /// How bad it is.
     grade: Grade,
     /// The finding and its remedy.
     text: String,
@@ -29,6 +30,7 @@ struct Finding {
 
 /// Collects findings in order, and prints each at once if it is to.
 pub(super) struct Report {
+    /// All findings, in the order in which they were made.
     findings: Vec<Finding>,
     /// Whether each finding is printed at once.
     form: ReportForm,

@@ -37,6 +37,7 @@ pub(super) const HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// A TLS connection and what came of making it.
 pub(super) struct TlsAttempt {
+    /// The stream, after the TLS handshake.
     pub stream: Stream,
     /// In less than two weeks: a renewal that works comes a month before.
     pub ends_soon: bool,

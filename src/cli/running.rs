@@ -108,6 +108,8 @@ impl RunningApp {
         user_directory().map(|directory| Self::all_in(&directory)).unwrap_or_default()
     }
 
+    /// The running servers with a file in this folder.
+    /// Empty if another user could have written there.
     fn all_in(directory: &Path) -> Vec<Self> {
         // Another user's would lead the commands, and the secrets typed after them, astray.
         if !fs::symlink_metadata(directory).is_ok_and(|about| is_private(&about)) {

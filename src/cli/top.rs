@@ -21,8 +21,11 @@ const ROWS: usize = 24;
 
 /// SGR sequences of ECMA-48, which every terminal in use understands.
 const BOLD: &str = "\u{1b}[1m";
+/// Starts faint text (SGR of ECMA-48).
 const FAINT: &str = "\u{1b}[2m";
+/// Starts red text.
 const RED: &str = "\u{1b}[31m";
+/// Ends any style.
 const PLAIN: &str = "\u{1b}[0m";
 
 /// The state of the screen. Updated line by line from the feed, and drawn for each line with figures.

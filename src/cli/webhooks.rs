@@ -9,6 +9,7 @@ use super::report::{Grade, Report};
 use super::without_controls;
 use crate::config::MetricsConfig;
 
+/// The subject of these findings in the report.
 const SUBJECT: &str = "webhooks";
 
 /// One webhook: an app's id, and the webhook's place among those of its app.
@@ -17,6 +18,7 @@ type WebhookRef = (String, String);
 /// The health of one webhook, by the metrics page.
 #[derive(Default, PartialEq, Debug)]
 struct WebhookHealth {
+    /// Whether its last request failed.
     failing: bool,
     /// Events that wait to be sent.
     queue: f64,
@@ -29,7 +31,9 @@ struct WebhookHealth {
 /// The health of all webhooks of a server.
 #[derive(Default, PartialEq, Debug)]
 struct WebhookHealths {
+    /// The webhooks by app and place.
     hooks: BTreeMap<WebhookRef, WebhookHealth>,
+    /// Facts that the server had to leave out for want of room.
     facts_dropped: f64,
     /// The server's limit on open files; 0 if the page does not have it.
     max_files: f64,

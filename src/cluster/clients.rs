@@ -25,7 +25,9 @@ pub(super) const SWEPT: usize = 1000;
 
 /// A record, counted for its app until nobody needs it any more.
 struct CountedRecord {
+    /// The encoded record.
     bytes: Vec<u8>,
+    /// Its share of the app's held memory, given back when the record is dropped.
     _share: HeldShare,
 }
 
@@ -85,8 +87,11 @@ pub struct Replay {
 /// What it has missed.
 #[derive(Debug)]
 pub struct Missed {
+    /// The topic that was read.
     pub topic: Topic,
+    /// The subscription that waits for this.
     pub ticket: SubscribeTicket,
+    /// Missed events, oldest first.
     pub events: Vec<MissedEvent>,
     /// There were more.
     pub gap: bool,

@@ -112,17 +112,29 @@ impl fmt::Display for EnvelopeError {
 
 /// Numbers of kinds are never used again.
 const EVENT: u8 = 1;
+/// An event of a cache channel, with its data.
 const CACHED: u8 = 2;
+/// A user joined a presence channel.
 const JOINED: u8 = 3;
+/// A user left a presence channel.
 pub(super) const LEFT: u8 = 4;
+/// The number of subscribers has changed.
 const COUNT: u8 = 5;
+/// Close a user's connections.
 const TERMINATE: u8 = 6;
+/// A node's message to itself, to test the subscribed connection.
 const PROBE: u8 = 7;
+/// Close a user's connections so that they reconnect.
 const RECONNECT: u8 = 8;
+/// Withdraw channels from a user.
 const WITHDRAW: u8 = 9;
+/// A request to all nodes is done on this one.
 const DONE: u8 = 10;
+/// A client has reconnected elsewhere: hand its state over.
 const TAKE_OVER: u8 = 11;
+/// A client's state, for the node that asked.
 const HANDED_OVER: u8 = 12;
+/// The trace of an event that follows or came before.
 const TRACE: u8 = 13;
 
 impl EnvelopeBody {

@@ -13,8 +13,11 @@ const MIDDLE: u64 = 1 << 63;
 /// One thing to say: a sign and a text, and of what happened its number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PendingEntry {
+    /// `+` held, `=` still held, `-` no longer held, `!` happened.
     pub(super) sign: char,
+    /// A name that is held, or the JSON of an event.
     pub(super) text: Arc<str>,
+    /// The number of an event, by which a repeated one is recognised; 0 for holds.
     pub(super) number: u64,
 }
 
@@ -25,6 +28,7 @@ pub(super) struct PendingEntries {
     entries: BTreeMap<u64, PendingEntry>,
     /// The place of the next one, and the first that was in no request.
     next: u64,
+    /// The first place that was in no request yet.
     unasked: u64,
     /// Of names whose last word may be undone: its place, and whether Redis was told that the name is held.
     undoable: HashMap<Arc<str>, (u64, bool)>,
@@ -42,6 +46,7 @@ impl Default for PendingEntries {
 }
 
 impl PendingEntry {
+    /// An entry without a number.
     pub(super) fn new(sign: char, text: Arc<str>) -> Self {
         Self { sign, text, number: 0 }
     }
@@ -59,6 +64,7 @@ impl PendingEntry {
         ENTRY_BYTES + self.text.len()
     }
 
+    /// How many events it counts as in the bound, and their bytes; holds count as none.
     fn happened_bytes(&self) -> (usize, usize) {
         if self.sign == '!' { (1, self.text.len()) } else { (0, 0) }
     }
@@ -69,6 +75,7 @@ impl PendingEntries {
         self.entries.len()
     }
 
+    /// Whether no entry waits.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -106,6 +113,7 @@ impl PendingEntries {
         self.insert(first - 1, entry);
     }
 
+    /// Inserts an entry at its place, and counts it.
     fn insert(&mut self, place: u64, entry: PendingEntry) {
         let (count, bytes) = entry.happened_bytes();
         self.happened = (self.happened.0 + count, self.happened.1 + bytes);
@@ -113,6 +121,7 @@ impl PendingEntries {
         self.entries.insert(place, entry);
     }
 
+    /// Subtracts an entry that was removed.
     fn note_gone(&mut self, entry: &PendingEntry) {
         let (count, bytes) = entry.happened_bytes();
         self.happened = (self.happened.0 - count, self.happened.1 - bytes);

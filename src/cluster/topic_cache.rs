@@ -12,9 +12,12 @@ const CACHED_BYTES: usize = 200;
 /// The last event of a cache channel.
 #[derive(Clone, Debug)]
 pub struct TopicCache {
+    /// Its version by Redis, which orders the events of a channel.
     pub version: u64,
     pub frame: Bytes,
+    /// The data as a JSON string token.
     pub data: Bytes,
+    /// When it is no longer returned.
     pub expires: Instant,
 }
 

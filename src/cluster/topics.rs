@@ -29,8 +29,11 @@ const NAME_COPIES: usize = 3;
 /// All topics of a node.
 #[derive(Debug)]
 pub struct Topics {
+    /// The topics of this node, each locked by its entry.
     entries: DashMap<Topic, TopicEntry>,
+    /// Takes requests for Redis.
     link: Link,
+    /// Memory counted by app.
     pub held: Arc<HeldByApp>,
 }
 
@@ -39,13 +42,17 @@ pub struct Topics {
 pub struct TopicEntry {
     /// Connections here that are subscribed, and those on their way.
     subscribed: usize,
+    /// Subscriptions that wait for Redis.
     pending: usize,
     /// Events come in, or would if Redis were there.
     live: bool,
     /// When it was made, by the time of Redis.
     since: u64,
+    /// The waiting subscriptions, each with the user it waits for on a presence channel.
     waiting: Vec<(SubscribeTicket, Option<UserId>)>,
+    /// The members over all nodes, on a presence channel.
     pub roster: Roster,
+    /// The last event, on a cache channel.
     cached: Option<TopicCache>,
     /// The version of the event that was kept when the topic was opened last.
     opened_at: u64,
@@ -57,13 +64,16 @@ pub struct TopicEntry {
     changed: bool,
     /// The place of the last event that came in, where clients that come back are to know it.
     reached: u64,
+    /// The app's held memory.
     held: Arc<HeldBytes>,
+    /// The share of this topic, given back when it is closed.
     _own: HeldShare,
 }
 
 /// A member that is to come in.
 #[derive(Clone, Copy, Debug)]
 pub struct MemberClaim<'a> {
+    /// The member that wants to join.
     pub member: &'a Member,
     /// What the channel may have.
     pub bounds: PresenceBounds,

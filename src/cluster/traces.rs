@@ -33,13 +33,16 @@ pub struct AnnouncedTraces {
     waiting: Mutex<VecDeque<Announced>>,
 }
 
+/// A trace that was announced before its event arrived.
 #[derive(Debug)]
 struct Announced {
     /// Its event comes right behind it, or never.
     since: Instant,
+    /// The node that sent the event.
     origin: u64,
     /// Of the event's frame, by which the two are put together.
     mark: u64,
+    /// The trace to give the event.
     trace: Trace,
 }
 

@@ -21,11 +21,14 @@ pub(super) const MOST_LOGGED: usize = 100_000;
 
 /// What happened to an app while Redis was away, and waits, and bytes of it; the newest are left out.
 const MOST_WAITING: usize = 10_000;
+/// Bytes of events that wait for Redis, for each app.
 const MOST_WAITING_BYTES: usize = 16 << 20;
 
 /// What may be said again is remembered for as long; of what happened, so many, and bytes of them.
 const RECENT: Duration = Duration::from_secs(10);
+/// Events that are remembered after Redis took them, for each app.
 const MOST_RECENT: usize = 1000;
+/// Bytes of those events.
 const MOST_RECENT_BYTES: usize = 4 << 20;
 
 /// Bytes that are counted for a channel or member that is held here, beside its name.
@@ -34,7 +37,9 @@ const NAME_BYTES: usize = 64;
 /// Which comings and goings an app's webhooks ask for.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct WebhookInterest {
+    /// Whether a webhook wants channels that become occupied or vacated.
     pub channels: bool,
+    /// Whether a webhook wants members that come or go.
     pub members: bool,
 }
 
@@ -66,7 +71,9 @@ pub enum LogBatch {
 /// One entry, by its place in the log.
 #[derive(Debug)]
 pub struct LogEntry {
+    /// The entry's id in the stream, by which it is deleted.
     pub id: Box<str>,
+    /// The entry's JSON.
     pub text: String,
 }
 
@@ -102,11 +109,13 @@ pub fn parse_held(text: &str) -> Option<(bool, ChannelName, Option<UserId>)> {
 /// What a node has to say of all apps, and where it is in their logs.
 #[derive(Debug, Default)]
 pub(super) struct WebhookLog {
+    /// Each app with webhooks, or with entries left to write.
     pub(super) apps: HashMap<AppId, AppLog>,
     /// Apps that nothing is left of, whose topics are subscribed to still.
     pub(super) forgotten: Vec<AppId>,
     /// All that is held has been said over this link, but for apps whose logs are on a master that is away.
     up: bool,
+    /// Apps whose logs cannot be reached at the moment.
     away: BTreeSet<AppId>,
     /// Where the bytes are counted that are held for apps.
     counted: Arc<HeldByApp>,
@@ -117,7 +126,9 @@ pub(super) struct WebhookLog {
 pub(super) enum AppHooks {
     #[default]
     None,
+    /// Webhooks that do not ask for counts.
     Some,
+    /// Webhooks that ask for counts.
     Counting,
 }
 
@@ -151,11 +162,13 @@ pub(super) struct AppLog {
     pub(super) owned: bool,
     /// It is subscribed to what wakes it, and is to be woken.
     pub(super) listening: bool,
+    /// Whether the reader waits to be woken.
     pub(super) asleep: bool,
     /// The last entry that was read.
     pub(super) read: Option<Box<str>>,
     /// When the log was looked at last, and when there was something to do.
     pub(super) looked: Option<Instant>,
+    /// When the log last had an entry.
     pub(super) busy: Option<Instant>,
     /// Entries of the log.
     pub(super) backlog: u64,
@@ -168,7 +181,9 @@ pub(super) struct AppLog {
 /// Bytes that are counted, and where.
 #[derive(Debug, Default)]
 struct CountedBytes {
+    /// Bytes that are counted now.
     now: usize,
+    /// The app's held memory.
     held: Arc<HeldBytes>,
 }
 
@@ -185,6 +200,7 @@ impl WebhookLog {
         Self { counted, ..Self::default() }
     }
 
+    /// The state of an app, created at its first entry.
     fn of_app(&mut self, app: AppId) -> &mut AppLog {
         let held = self.counted.of_app(&app);
         let counted = CountedBytes { now: 0, held };
@@ -346,6 +362,7 @@ impl AppLog {
         held.replace_bytes(std::mem::replace(now, bytes), bytes);
     }
 
+    /// Queues an event that happened. Returns false if there was no room for it.
     fn queue_happening(&mut self, text: String) -> bool {
         // A crowd that misses the same says so once.
         let is_same = |word: &PendingEntry| *word.text == *text;

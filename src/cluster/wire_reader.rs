@@ -55,6 +55,7 @@ pub(super) fn text(bytes: &Bytes) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
+/// Writes the id of a connection, or two zeros for none.
 pub(super) fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
     // No node has the number 0, so that it can stand for none.
     let socket = socket.unwrap_or(SocketId { node: 0, number: 0 });

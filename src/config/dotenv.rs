@@ -141,6 +141,7 @@ fn is_space(character: char) -> bool {
 
 /// A value whose variables are yet to be put in.
 struct ValueTemplate {
+    /// The value as far as it is parsed, with places for variables.
     text: String,
     /// Where in `text` the `$` stand that may begin a variable.
     variables: Vec<usize>,
@@ -149,17 +150,24 @@ struct ValueTemplate {
 /// Where in a value the parser is: the states of phpdotenv's `EntryParser`.
 #[derive(Clone, Copy)]
 enum ParserState {
+    /// Before the value.
     Begin,
+    /// In a value without quotes.
     Unquoted,
     Single,
     Double,
+    /// After a backslash in double quotes.
     Escape,
     /// After the value: only blanks and a comment may follow.
     After,
+    /// Behind the value, in a comment.
     Comment,
 }
 
 impl ValueTemplate {
+    /// Parses a value.
+    /// # Errors
+    /// The fault, without the value, which may be secret.
     fn parse(value: &str) -> Result<Self, &'static str> {
         let mut template = Self { text: String::new(), variables: Vec::new() };
         let mut state = ParserState::Begin;

@@ -63,13 +63,16 @@ const NO_REDIS: &str = "what Laravel's redis broadcaster publishes is not read: 
 
 /// The given settings, by the keys of the file.
 pub(super) struct EchoServer {
+    /// Settings that were not read yet; the rest is reported.
     given: BTreeMap<String, GivenSetting>,
     warnings: Vec<String>,
 }
 
 /// One value and where it was written, for messages.
 struct GivenSetting {
+    /// The value as JSON, also where a variable gave it as text.
     value: Json,
+    /// Where it was written.
     origin: SettingOrigin,
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 /// `EX_CONFIG` and `EX_NOPERM` of sysexits.h.
 const CONFIG: u8 = 78;
+/// `EX_NOPERM` of sysexits.h.
 const NO_PERMISSION: u8 = 77;
 
 /// Where a setting was written.

@@ -69,6 +69,7 @@ pub(super) fn parse_apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Err
 
 /// A text with the name that its origins carry.
 struct TomlSource<'a> {
+    /// The file's name, for origins and errors.
     name: Arc<str>,
     text: &'a str,
 }

@@ -61,6 +61,7 @@ pub struct Flags {
     /// Minimum log level: debug, with each frame's event and channel.
     #[arg(long, conflicts_with = "log_level", global = true, help_heading = SETTINGS)]
     pub debug: bool,
+    /// The command; `None` serves.
     #[command(subcommand)]
     pub command: Option<CliCommand>,
 }
@@ -74,6 +75,7 @@ pub enum CliCommand {
     Config(ConfigCommand),
     /// Print new credentials for an app.
     Keys,
+    /// A command that mostly talks to a running server.
     #[command(flatten)]
     Tool(Tool),
 }
@@ -248,6 +250,7 @@ pub struct WatchArgs {
     pub json: bool,
 }
 
+/// The subcommands of `fanfare config`.
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum ConfigCommand {
     /// Check whether the settings are valid.

@@ -15,6 +15,7 @@ use super::{CliCommand, Config, ConfigCommand, Flags, GeneratedApp, apps_file, e
 
 /// The settings of a server, as they were loaded.
 pub struct LoadedSettings {
+    /// The valid configuration.
     pub config: Config,
     /// Every written setting and its origin. Includes secrets, so it must not be logged.
     pub settings: Settings,

@@ -20,6 +20,7 @@ fanfare.toml \\- settings of the broadcast server fanfare
 .SH DESCRIPTION
 ";
 
+/// The sections after the settings.
 const TAIL: &str = "\
 .SH SIGNALS
 SIGHUP reads the file again. Apps, their limits and the level of the log change at once; what holds from the next

@@ -154,6 +154,7 @@ impl fmt::Debug for ConsoleConfig {
     }
 }
 
+/// The values of `console.enabled`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum ConsoleAccess {
     /// Requests from this machine to a loopback address, not through a proxy.
@@ -172,6 +173,7 @@ pub struct LimitsConfig {
     pub memory: MemoryLimit,
 }
 
+/// The values of `limits.memory`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemoryLimit {
     /// Percent of what the machine, or the control group, has.
@@ -257,6 +259,7 @@ impl Network {
     }
 }
 
+/// Metrics, and the port that serves them.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct MetricsConfig {
     /// On the main listener or on a port of their own.
@@ -282,6 +285,7 @@ pub struct WebhooksConfig {
     pub spool: Option<PathBuf>,
 }
 
+/// The log's level and form.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// The least severe that is logged.

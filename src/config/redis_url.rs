@@ -7,16 +7,22 @@ use crate::protocol::query::percent_encode;
 /// A Redis URL: user, address, database, and whether TLS is used.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(super) struct RedisUrl {
+    /// Whether TLS is used (`rediss://`).
     pub(super) tls: bool,
+    /// The user; empty for the default one.
     pub(super) user: String,
+    /// The password; empty for none.
     pub(super) password: String,
     /// An IPv6 address with its brackets.
     pub(super) host: String,
+    /// The port, as text, since it goes into a URL.
     pub(super) port: String,
     pub(super) database: String,
     /// The CA, a client certificate and its key: files, or texts in PEM form.
     pub(super) ca: String,
+    /// The client certificate.
     pub(super) cert: String,
+    /// The client certificate's key.
     pub(super) key: String,
 }
 

@@ -233,8 +233,10 @@ impl Settings {
 /// Words of the errors above, which more than one check has.
 const TAKEN: &str = "is where the sockets are: the HTTP API is there too if server.api is left out";
 
+/// The error for a database without the feature `sql`.
 const WITHOUT_SQL: &str = "this program was built without databases: build it with --features sql, or install the Debian package";
 
+/// The error for `socketio` without the feature.
 const WITHOUT_SOCKETIO: &str = "this program was built without Socket.IO: build it with --features socketio, or install the Debian package";
 
 impl AppSettings {

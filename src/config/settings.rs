@@ -23,6 +23,7 @@ pub(super) struct Setting {
 pub(super) struct GivenValue {
     /// As JSON, since Soketi's file and the columns of its tables are.
     pub(super) value: serde_json::Value,
+    /// Where the value was written.
     pub(super) origin: SettingOrigin,
 }
 

@@ -50,7 +50,9 @@ pub(super) enum Route {
 #[derive(Debug)]
 pub(super) struct SignedCall<'a> {
     pub node: &'a Node,
+    /// The app that signed the request.
     pub app: &'a App,
+    /// The app's channels and users on this node.
     pub directory: Arc<Directory>,
     /// Empty where all parameters in it are of the signature.
     pub raw_query: &'a str,
@@ -75,12 +77,14 @@ pub(super) struct SignedCall<'a> {
 /// The part of a request that comes before its body. Borrowed, so that nothing is copied for a refused request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestHead<'a> {
+    /// The request's method, which is signed.
     pub method: &'a Method,
     /// As it was sent.
     /// Path and prefix are both kept: SDKs sign the path with or without the server's prefix.
     pub path: &'a str,
     /// The server's own prefix.
     pub prefix: &'a str,
+    /// The query as it was sent.
     pub query: &'a str,
     /// Whether this is a trial on the fast path; a fault is then reported by the slow path.
     pub is_trial: bool,
@@ -214,6 +218,7 @@ fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(),
 /// The result of authenticating a query.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignedQuery {
+    /// What the signature says about the body.
     pub body: BodyClaim,
     /// There are parameters in it beside those of the signature.
     pub asks: bool,

@@ -51,8 +51,11 @@ impl Body for RequestBody {
 /// The body so far; most come in one piece, which is not copied.
 #[derive(Debug)]
 pub(super) enum ReceivedBody {
+    /// Nothing was received.
     Nothing,
+    /// One piece, as it was received.
     One(Bytes),
+    /// Several pieces, copied together.
     Many(BytesMut),
 }
 
@@ -85,6 +88,7 @@ impl ReceivedBody {
         Poll::Ready(Ok(()))
     }
 
+    /// Appends a piece.
     fn add(&mut self, more: Bytes) {
         match self {
             Self::Nothing => *self = Self::One(more),

@@ -43,6 +43,7 @@ pub(super) struct ListQuery {
     pub app: AppId,
     /// The prefix of the channels' names.
     pub prefix: String,
+    /// The facts to list for each channel.
     pub shown: ListFields,
 }
 

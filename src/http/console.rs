@@ -39,6 +39,7 @@ const MAX_BODY: usize = 64 << 10;
 /// Frequent facts that a feed shows in a second, unless it asks for fewer or more.
 /// More than a person can follow, and far less than a busy server has.
 const USUAL_RATE: u32 = 200;
+/// Most facts a second that a reader may ask for.
 const MAX_RATE: u32 = 2_000;
 
 /// An answer that is not there yet.

@@ -44,6 +44,7 @@ pub(super) struct PacedPublish {
     pub events: Vec<OwnedTrigger>,
     /// Made beforehand: nothing that comes can change it.
     pub answer: Value,
+    /// The trace of the request, if it is followed.
     trace: Option<Trace>,
     /// The event and the channel of it that comes next.
     next: (usize, usize),
@@ -92,10 +93,12 @@ impl DeferredAnswer {
 }
 
 impl PacedPublish {
+    /// Starts with the first event.
     pub(super) fn new((events, trace): (Vec<OwnedTrigger>, Option<Trace>), answer: Value) -> Self {
         Self { events, answer, trace, next: (0, 0), pause: None }
     }
 
+    /// Publishes the next part, with a pause between parts.
     fn poll(
         &mut self,
         node: &Node,

@@ -46,6 +46,7 @@ const BODY_SPARE: usize = 1 << 10;
 /// A stream that is a session's WebSocket from now on.
 #[derive(Debug)]
 pub struct EngineHandoff {
+    /// The session that gets the stream.
     pub session: ConnectionRef,
     /// The 101 for the client, and in front of it what of earlier answers the client has not taken yet.
     pub answer: Vec<u8>,
@@ -55,22 +56,29 @@ pub struct EngineHandoff {
 /// request.
 enum EngineStart {
     Answered(Response<Full<Bytes>>),
+    /// The response to a poll, which comes with the next packets.
     Polling(oneshot::Receiver<Bytes>),
+    /// Packets from the client, for this session.
     Sending(HttpSession, EngineVersion),
 }
 
 /// How a request goes on.
 /// Together with the body where it is answered without it, for the body is still to be drained.
 pub(super) enum EngineServed {
+    /// A response that is ready, and the body that may have to be discarded.
     Answered(Response<Full<Bytes>>, RequestBody),
+    /// A response that waits for its session or body.
     Waiting(Box<EngineReply>),
 }
 
 /// A request whose answer is not there yet.
 #[derive(Debug)]
 pub(super) struct EngineReply {
+    /// The requested address, for the log.
     uri: Uri,
+    /// The page that asks, for the response's headers.
     origin: Option<HeaderValue>,
+    /// The reason to wait.
     awaiting: EngineAwaiting,
 }
 

@@ -31,12 +31,17 @@ impl EngineRefusal {
 
 /// The texts before a colon are those of Engine.IO's server; clients and people search for them.
 pub(super) const UNKNOWN_TRANSPORT: EngineRefusal = EngineRefusal::bad(0, "Transport unknown");
+/// The session has ended, or never existed.
 pub(super) const UNKNOWN_SESSION: EngineRefusal = EngineRefusal::bad(1, "Session ID unknown");
+/// A method that Engine.IO does not use for this.
 pub(super) const BAD_METHOD: EngineRefusal = EngineRefusal::bad(2, "Bad handshake method");
+/// JSONP is not supported.
 pub(super) const JSONP: EngineRefusal =
     EngineRefusal::bad(3, "Bad request: polling by script tags (JSONP) is not spoken");
+/// A body without packets.
 pub(super) const NO_PACKETS: EngineRefusal =
     EngineRefusal::bad(3, "Bad request: the body must be packets of Engine.IO, as text");
+/// A revision of Engine.IO that is too old.
 pub(super) const OLD_VERSION: EngineRefusal = EngineRefusal::bad(
     5,
     "Unsupported protocol version: EIO must be 3 or 4, which socket.io-client 2, 3 and 4 speak",

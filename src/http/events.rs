@@ -49,6 +49,7 @@ impl Trigger<'_> {
 pub(super) struct RequestedInfo<'a>(Cow<'a, str>);
 
 impl<'a> RequestedInfo<'a> {
+    /// The names, as they were sent.
     pub(super) fn new(text: impl Into<Cow<'a, str>>) -> Self {
         Self(text.into())
     }

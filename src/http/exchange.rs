@@ -200,14 +200,18 @@ impl HttpService {
 #[derive(Debug)]
 pub struct RequestFuture {
     door: HttpService,
+    /// How far the request is.
     stage: RequestStage,
 }
 
 /// Boxed where it is large, so that a connection that idles keeps little.
 #[derive(Debug)]
 pub(super) enum RequestStage {
+    /// The response, until it is taken.
     Answered(Option<Response<Full<Bytes>>>),
+    /// The body is being read.
     Reading(Box<AwaitingBody>),
+    /// The app is being looked up.
     Unknown(Box<AwaitingApp>),
     /// Answered once enough of its body was dropped.
     Unread(Response<Full<Bytes>>, Box<UnreadBody>),
@@ -244,9 +248,13 @@ impl RequestStage {
 /// A request whose app is asked for.
 #[derive(Debug)]
 pub(super) struct AwaitingApp {
+    /// The request's head.
     pub parts: Parts,
+    /// The body, not read yet.
     pub body: RequestBody,
+    /// Resolves once the app was looked up.
     pub pending: PendingLookup,
+    /// When the request began.
     pub begun: Instant,
 }
 
@@ -254,9 +262,13 @@ pub(super) struct AwaitingApp {
 /// The request's own parts are kept until it is answered: the query and headers are borrowed from them.
 #[derive(Debug)]
 pub(super) struct AwaitingBody {
+    /// The request's head.
     parts: Parts,
+    /// The body as far as it is not read.
     body: RequestBody,
+    /// The app that signed the request.
     app: Arc<App>,
+    /// The requested operation.
     route: Route,
     claims: SignedQuery,
     /// The received part of the body.
@@ -274,6 +286,7 @@ struct RequestOutcome {
     answered: Result<AnswerBody, Error>,
     /// The limit that applied and what is left of it.
     rate: Option<(u32, u32)>,
+    /// What the response waits for.
     later: Option<DeferredAnswer>,
 }
 

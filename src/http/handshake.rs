@@ -50,6 +50,7 @@ pub struct Upgrade {
 pub struct HandshakeDetails {
     /// As the client sent it: it may be of no app.
     pub key: String,
+    /// The page that opened the socket.
     pub origin: String,
     /// The id of the app that the key is of, if it is of one.
     pub app: String,

@@ -111,14 +111,17 @@ impl AddressRole {
 /// A connection on which requests come, for as long as they are no socket.
 #[derive(Debug, Clone)]
 pub struct HttpService {
+    /// What all requests on the worker share.
     pub http: Rc<Http>,
     /// The TCP connection's other side: the proxy, if there is one.
     pub peer: IpAddr,
+    /// Whether sockets, the API or both are served here.
     pub role: AddressRole,
     /// Whether the stream itself is TLS. Behind a proxy the headers tell.
     pub tls: bool,
     /// Over a Unix socket.
     pub unix: bool,
+    /// The timeouts of this connection.
     pub timer: Rc<RequestTimer>,
     /// Left here by a request that was answered 101.
     pub handoff: Rc<RefCell<Option<Handoff>>>,

@@ -22,12 +22,19 @@ pub struct PlainHandshake<'a> {
 /// The headers that a handshake needs.
 #[derive(Debug, Default)]
 struct HandshakeHeaders<'a> {
+    /// `Host`, which a request must have once.
     host: Option<&'a [u8]>,
+    /// `Connection`, which must name `upgrade`.
     connection: Option<&'a [u8]>,
+    /// `Upgrade`, which must be `websocket`.
     upgrade: Option<&'a [u8]>,
+    /// `Sec-WebSocket-Version`, which must be 13.
     version: Option<&'a [u8]>,
+    /// `Sec-WebSocket-Key`: 16 random bytes in Base64.
     key: Option<&'a [u8]>,
+    /// `Origin`: the page, if it is a browser.
     origin: Option<&'a [u8]>,
+    /// `Sec-WebSocket-Extensions`: the offers of compression.
     extensions: Option<&'a [u8]>,
 }
 
@@ -127,10 +134,12 @@ impl HttpService {
     }
 }
 
+/// Whether a byte needs no decoding (RFC 3986 section 2.3, "unreserved").
 fn is_plain_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte)
 }
 
+/// Whether a part of the path needs no decoding.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_plain_byte)
 }

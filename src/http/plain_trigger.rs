@@ -22,6 +22,7 @@ pub struct PlainRequest<'a> {
     /// Path and query.
     pub target: &'a str,
     pub body: &'a [u8],
+    /// The time, for the signature's age.
     pub now: SystemTime,
 }
 

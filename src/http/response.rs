@@ -21,10 +21,12 @@ use crate::config::Network;
 use crate::metrics::MetricsPage;
 use crate::node::ServerState;
 
+/// A response whose body is in memory.
 pub(super) type HttpResponse = Response<Full<Bytes>>;
 
 /// Soketi's names for them.
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+/// Events left in this second.
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
 /// The body is JSON already.
@@ -38,6 +40,7 @@ fn json_response(status: StatusCode, body: Bytes) -> HttpResponse {
 /// The body of a successful response: JSON, or finished text.
 #[derive(Debug)]
 pub(super) enum AnswerBody {
+    /// JSON that is written when the response is built.
     Json(Value),
     Text(Bytes),
 }
@@ -61,6 +64,7 @@ pub(super) fn value_response(said: AnswerBody, rate: Option<(u32, u32)>) -> Http
     answer
 }
 
+/// Adds the quota's headers, if the app has a quota.
 fn add_rate_headers(answer: &mut HttpResponse, rate: Option<(u32, u32)>) {
     if let Some((limit, left)) = rate {
         answer.headers_mut().insert(LIMIT, limit.into());

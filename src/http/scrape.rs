@@ -34,12 +34,15 @@ pub struct Scrape {
     pub port: u16,
     /// When its certificate ends, in seconds since 1970, if it has one.
     pub certificate: Option<Arc<AtomicU64>>,
+    /// The last page, for readers that ask too often.
     pub last: LastPage,
 }
 
 /// The figures of one app. Read once for each scrape, so that all families of a page agree.
 struct AppFigures {
+    /// The app's id, as the label of its series.
     id: String,
+    /// Its channels and users.
     directory: Arc<Directory>,
     totals: AppTotals,
 }

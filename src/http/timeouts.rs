@@ -23,6 +23,7 @@ const FIRST: u32 = 3;
 /// A slab: a connection knows its own place, so that leaving costs no search.
 #[derive(Debug, Default)]
 pub struct RequestTimers {
+    /// The timers of the worker's connections.
     pub(super) all: RefCell<Slab<Rc<RequestTimer>>>,
     /// Where those of each address are that are counted as visits.
     pub(super) visits: RefCell<HashMap<IpAddr, Vec<usize>>>,
@@ -39,6 +40,7 @@ pub struct RequestTimer {
     since: Cell<u32>,
     /// How many steps others had begun before it.
     turn: Cell<u64>,
+    /// Steps taken on the worker, which order the timers by idleness.
     steps: Rc<Cell<u64>>,
     /// Counted among its address's until something signed has come.
     /// Dropping it counts the connection no longer.
@@ -57,11 +59,13 @@ pub struct RequestTimer {
 /// A connection counted among its address's for as long as this lives.
 #[derive(Debug)]
 pub(super) struct AddressVisit {
+    /// Counts the connection for its address.
     shared: Arc<ServerState>,
     pub(super) address: IpAddr,
 }
 
 impl AddressVisit {
+    /// Counts a connection for its address, until this is dropped.
     pub(super) fn new(shared: &Arc<ServerState>, address: IpAddr) -> Self {
         shared.addresses.visit(address);
         Self { shared: shared.clone(), address }
@@ -221,6 +225,7 @@ impl RequestTimer {
 #[derive(Debug)]
 pub struct TimerGuard {
     pub(super) timers: Rc<RequestTimers>,
+    /// The connection's own.
     pub timer: Rc<RequestTimer>,
 }
 

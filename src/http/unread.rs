@@ -14,13 +14,16 @@ use super::body::RequestBody;
 
 /// Bytes that are dropped at most, and for how long.
 const MAX_BYTES: usize = 8 << 20;
+/// The longest time spent on an unread body.
 const MAX_TIME: Duration = Duration::from_secs(1);
 
 /// A body on its way to nowhere.
 #[derive(Debug)]
 pub(super) struct UnreadBody {
     body: RequestBody,
+    /// Bytes that were discarded.
     bytes: usize,
+    /// Ends it after [`MAX_TIME`].
     timer: Pin<Box<Sleep>>,
 }
 

@@ -81,6 +81,7 @@ const SPENT_BITS: u32 = 20;
 
 /// Units of which no more are kept in mind: a minute's worth of waiting and more.
 const MOST_SPENT: u32 = (1 << SPENT_BITS) - 1;
+/// The count of refusals saturates here.
 const MOST_REFUSED: u32 = u32::MAX >> SPENT_BITS;
 
 impl WorkBudget {
@@ -107,6 +108,7 @@ impl WorkBudget {
         self.packed.get() & MOST_SPENT
     }
 
+    /// The number of refusals that are kept in mind.
     fn refused(&self) -> u32 {
         self.packed.get() >> SPENT_BITS
     }

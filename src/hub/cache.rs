@@ -20,13 +20,16 @@ const OVERHEAD: usize = 200;
 pub struct EventCache {
     /// Held for an event to be kept and published in one step.
     entries: Mutex<CacheEntries>,
+    /// The app's held memory, in which entries count.
     held: Arc<HeldBytes>,
 }
 
+/// The cached events of an app, least recently used first.
 #[derive(Debug)]
 struct CacheEntries {
     /// The one that was read or written longest ago goes first.
     events: LruCache<ChannelName, CachedEvent>,
+    /// Bytes of all entries, with overhead.
     bytes: usize,
     /// Of the last event that was kept, over all channels of the app.
     version: u64,
@@ -71,12 +74,14 @@ pub fn counted_bytes(message: &Message, data: &str) -> usize {
 }
 
 impl CacheEntries {
+    /// Removes a channel's event, and its bytes.
     fn remove(&mut self, name: &ChannelName) {
         if let Some(old) = self.events.pop(name) {
             self.bytes -= old.cost();
         }
     }
 
+    /// Removes the least recently used event.
     fn drop_oldest(&mut self) {
         if let Some((_, old)) = self.events.pop_lru() {
             self.bytes -= old.cost();

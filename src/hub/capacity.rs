@@ -11,6 +11,7 @@ use crate::metrics::Reason;
 /// Bytes that clients have to give back before the allocator is asked for what it keeps of them: a quarter of what they
 /// had, within these bounds. So each time is worth it, and a server that had little gives it back too.
 const LEAST_FREED: u64 = 1 << 20;
+/// Freed bytes that suffice in any case.
 const MUCH_FREED: u64 = 16 << 20;
 
 /// For how many looks it must stay so: who reconnects takes them again at once.
@@ -42,12 +43,15 @@ pub struct Capacity {
 struct MemoryUse {
     /// Bytes that it held, and those of them that are in use.
     held: AtomicU64,
+    /// Bytes in use: held, less what the allocator keeps.
     used: AtomicU64,
     /// What was counted for clients then, and the most of it whose memory may not have gone back yet.
     counted: AtomicU64,
+    /// Bytes counted for clients at their highest since memory was last returned.
     peak: AtomicU64,
     /// The most that was held for clients since memory was last given back, and for how many looks it has been much less.
     highest: AtomicU64,
+    /// Checks in a row that found much freed memory.
     looks: AtomicU64,
 }
 

@@ -30,6 +30,7 @@ pub(super) struct WorkerChannels {
     hasher: DefaultHashBuilder,
 }
 
+/// A place for a channel, free or used.
 #[derive(Debug)]
 struct ChannelSlot {
     /// Which channel it is of all that were opened.
@@ -44,6 +45,7 @@ struct ChannelSlot {
 /// A small table is not worth the copying.
 const KEPT_PLACES: usize = 1024;
 
+/// A channel's subscribers on this worker.
 #[derive(Debug)]
 pub(super) struct WorkerChannel {
     /// Of the app; two apps may have channels of one name.
@@ -61,6 +63,7 @@ impl WorkerChannels {
         hasher.hash_one((Arc::as_ptr(directory) as usize, name))
     }
 
+    /// The handle of an app's channel, if it has subscribers here.
     pub(super) fn find(&self, directory: &Arc<Directory>, name: &str) -> Option<ChannelHandle> {
         // Asked with a borrowed name, so that looking allocates nothing.
         let hash = Self::hash(&self.hasher, directory, name);
@@ -78,6 +81,7 @@ impl WorkerChannels {
         Some(&self.places.get(slot as usize)?.channel)
     }
 
+    /// The channel in that slot, to be changed.
     pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut WorkerChannel> {
         Some(&mut self.places.get_mut(slot as usize)?.channel)
     }
@@ -172,6 +176,7 @@ impl WorkerChannels {
 }
 
 impl ChannelSlot {
+    /// The hash by which the channel is found.
     fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
         WorkerChannels::hash(hasher, &self.channel.directory, self.channel.name.as_str())
     }

@@ -36,8 +36,11 @@ use extras::ConnectionExtras;
 
 /// A connection of one app.
 pub struct Connection {
+    /// Its id, which clients see.
     pub id: SocketId,
+    /// Its app; replaced by a reload.
     app: RefCell<Arc<App>>,
+    /// The channels of its app on this node.
     pub directory: Arc<Directory>,
     /// Of its client.
     pub address: IpAddr,
@@ -45,8 +48,11 @@ pub struct Connection {
     worker: u16,
     /// Its place in the worker's list.
     pub(super) slot: Cell<u32>,
+    /// The socket, with TLS if it has any; or the HTTP session.
     pub(super) stream: RefCell<Stream>,
+    /// Frames that wait to be written.
     pub(super) outbox: RefCell<Outbox>,
+    /// How far it is from its end.
     phase: Cell<ConnectionPhase>,
     /// The socket would not take more; the task waits until it does.
     pub(super) blocked: Cell<bool>,
@@ -54,7 +60,9 @@ pub struct Connection {
     touched: Cell<bool>,
     /// Of the connection's own task.
     waker: Cell<Option<Waker>>,
+    /// The channels that it is subscribed to.
     pub(super) subscriptions: RefCell<Subscriptions>,
+    /// Why it ends; the first reason counts.
     ending: Cell<Option<Reason>>,
     /// None for most.
     extras: OnceCell<Box<ConnectionExtras>>,
@@ -64,6 +72,7 @@ pub struct Connection {
     partial: Cell<u32>,
     /// Whether the subscription that it waited for may be, until its task has seen that.
     resumed: Cell<Option<bool>>,
+    /// Times and flags for the liveness check.
     pub life: Liveness,
     /// What it may have done for it.
     pub budget: WorkBudget,
@@ -114,8 +123,10 @@ impl Liveness {
     }
 }
 
+/// The phases of a connection, in their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum ConnectionPhase {
+    /// Messages and frames pass.
     Open,
     /// Its client goes on at another process: until it is closed, it is told nothing more.
     Frozen,
@@ -126,6 +137,7 @@ enum ConnectionPhase {
 }
 
 impl Connection {
+    /// A connection that was just accepted.
     pub(super) fn new(
         id: SocketId,
         app: Arc<App>,
@@ -189,6 +201,7 @@ impl Connection {
         }
     }
 
+    /// Whether the outbox may take `bytes` more.
     fn has_room(&self, bytes: usize) -> bool {
         self.outbox.borrow().has_room(bytes, self.app().limits.outbox_bytes)
     }
@@ -213,6 +226,7 @@ impl Connection {
         !self.touched.replace(true)
     }
 
+    /// The worker has flushed it.
     pub(super) fn clear_dirty(&self) {
         self.touched.set(false);
     }
@@ -240,6 +254,7 @@ impl Connection {
         self.outbox.borrow().is_empty() && !self.stream.borrow().is_holding()
     }
 
+    /// Writes the outbox, and then missed events that wait, as far as the socket takes them.
     fn write_out(&self) {
         self.write_outbox();
         while self.feed_backlog() {
@@ -247,6 +262,7 @@ impl Connection {
         }
     }
 
+    /// Writes the outbox as far as the socket takes it.
     fn write_outbox(&self) {
         let (mut outbox, mut stream) = (self.outbox.borrow_mut(), self.stream.borrow_mut());
         while !outbox.is_empty() || stream.is_holding() {
@@ -327,6 +343,7 @@ impl Connection {
         }
     }
 
+    /// Takes a request of Engine.IO, and wakes the session.
     #[cfg(feature = "socketio")]
     pub(super) fn take_engine_request(&self, arrival: EngineRequest) {
         self.over_engine(|stream| stream.take_request(arrival));
@@ -371,6 +388,7 @@ impl Connection {
         self.resumed.take()
     }
 
+    /// Wakes the task that reads its socket.
     pub(super) fn wake_task(&self) {
         self.waker.set(self.waker.take().inspect(Waker::wake_by_ref));
     }

@@ -19,6 +19,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct CountThrottle(Mutex<HashMap<ChannelName, LastNotice>>);
 
+/// The last count that a channel's subscribers were sent.
 #[derive(Debug)]
 struct LastNotice {
     /// When the channel was told last.

@@ -16,10 +16,12 @@ thread_local! {
 /// Whether messages may be compressed (RFC 7692).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Compression {
+    /// Neither side compresses.
     #[default]
     Off,
     /// The client's may; it has no room for the window of ours.
     Incoming,
+    /// Both sides may compress.
     Both,
 }
 

@@ -10,6 +10,7 @@ use crate::protocol::socket_id::SocketId;
 /// Which sockets are asked about; what is left out is not looked at.
 #[derive(Debug, Default, Clone)]
 pub struct SocketQuery {
+    /// One connection; `None` for all that the filter lets through.
     pub socket: Option<SocketId>,
     /// The id of an app.
     pub app: Option<String>,
@@ -47,6 +48,7 @@ pub struct SocketView {
 /// A question to one worker.
 #[derive(Debug)]
 pub struct DescribeTask {
+    /// The requested connections.
     pub query: SocketQuery,
     /// Each worker answers for its own sockets.
     pub answer: oneshot::Sender<Vec<SocketView>>,

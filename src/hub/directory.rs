@@ -59,6 +59,7 @@ pub struct Directory {
 /// An occupied channel. One without subscribers is not in the directory.
 #[derive(Debug, Default)]
 struct Channel {
+    /// The workers with subscribers, and how many each has.
     seats: ChannelSeats,
     /// Boxed: most channels have none.
     presence: Option<Box<VersionedPresence>>,
@@ -140,11 +141,13 @@ impl Channel {
         Ok(text)
     }
 
+    /// The subscriptions and users of the channel.
     fn occupancy(&self) -> Occupancy {
         let users = self.presence().map_or(0, Presence::count);
         Occupancy { subscriptions: self.seats.subscriber_count(), users }
     }
 
+    /// The members, on a presence channel.
     fn presence(&self) -> Option<&Presence> {
         self.presence.as_ref().map(|known| &known.presence)
     }

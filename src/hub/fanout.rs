@@ -149,6 +149,7 @@ pub(super) struct CompressedRun {
     all: Option<Bytes>,
     /// What the events given compressed would have been without.
     plain_bytes: usize,
+    /// Bytes of the events as they were sent.
     deflated_bytes: usize,
 }
 

@@ -6,9 +6,11 @@ use crate::protocol::socket_id::SocketId;
 /// Where a connection is carried: found without a search, and gone if another has its slot now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectionRef {
+    /// The worker that carries the connection.
     pub worker: u16,
     /// In the worker's list.
     pub slot: u32,
+    /// The connection's id, which tells whether the slot is still its own.
     pub socket: SocketId,
 }
 
@@ -36,6 +38,7 @@ impl Sequence {
 /// for the channel that has the place now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ChannelHandle {
+    /// The channel's place on the worker.
     pub slot: u32,
     /// Compared with the slot's: a handle of a channel that was closed finds nothing.
     pub generation: u32,

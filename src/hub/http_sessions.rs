@@ -63,6 +63,7 @@ pub struct SessionLull {
 /// How many there may be on a worker, without looking at each.
 #[derive(Debug, Default)]
 pub struct LeftSessions {
+    /// Most sessions at a time on this worker.
     pub(super) most: Cell<usize>,
 }
 
@@ -70,6 +71,7 @@ pub struct LeftSessions {
 #[derive(Debug)]
 pub struct SessionListing {
     sessions: Arc<HttpSessions>,
+    /// The session's name in the table.
     name: Box<str>,
 }
 

@@ -30,13 +30,17 @@ const NOTICE_PAUSE: Duration = Duration::from_millis(5);
 /// One worker's orders.
 #[derive(Debug, Default)]
 pub struct Inbox {
+    /// Tasks that the worker has not taken yet.
     orders: Mutex<QueuedTasks>,
     wake: Notify,
+    /// How long turns take, and when the last one ended.
     pub turns: TurnTimes,
 }
 
+/// The tasks, and since when they wait.
 #[derive(Debug, Default)]
 struct QueuedTasks {
+    /// In the order in which they were put in.
     orders: Vec<WorkerTask>,
     /// When the first of them came that does not wait for others.
     since: Option<Instant>,
@@ -47,57 +51,30 @@ struct QueuedTasks {
 /// One thing to do.
 #[derive(Debug)]
 pub enum WorkerTask {
+    /// Deliver a frame to a channel's subscribers here.
     Deliver(Delivery),
     /// The same of an event that somebody follows.
     DeliverTraced(Box<TracedDelivery>),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
     /// `Hub::nanos_since_start`.
-    CloseUser {
-        directory: Arc<Directory>,
-        user: UserId,
-        asked: u64,
-        why: Error,
-    },
+    CloseUser { directory: Arc<Directory>, user: UserId, asked: u64, why: Error },
     /// Close some channels to each of them.
-    Withdraw {
-        directory: Arc<Directory>,
-        user: UserId,
-        asked: u64,
-        withdrawal: Withdrawal,
-    },
+    Withdraw { directory: Arc<Directory>, user: UserId, asked: u64, withdrawal: Withdrawal },
     /// A connection that waited for its subscription may go on, or is refused.
-    Resume {
-        place: ConnectionRef,
-        admitted: bool,
-    },
+    Resume { place: ConnectionRef, admitted: bool },
     /// What the client of a connection has missed of a channel.
-    Replay {
-        place: ConnectionRef,
-        replayed: Box<Replayed>,
-    },
+    Replay { place: ConnectionRef, replayed: Box<Replayed> },
     /// Close one connection, and say why.
-    CloseOne {
-        place: ConnectionRef,
-        why: Error,
-    },
+    CloseOne { place: ConnectionRef, why: Error },
     /// Give one connection a frame.
-    Tell {
-        place: ConnectionRef,
-        frame: Bytes,
-    },
+    Tell { place: ConnectionRef, frame: Bytes },
     /// Say which sockets there are.
     Describe(Box<DescribeTask>),
     /// A request has come for the HTTP session there.
-    Arrive {
-        place: ConnectionRef,
-        arrival: Box<SessionRequest>,
-    },
+    Arrive { place: ConnectionRef, arrival: Box<SessionRequest> },
     /// One has come for the session of Engine.IO there.
     #[cfg(feature = "socketio")]
-    ArriveByEngine {
-        place: ConnectionRef,
-        arrival: Box<EngineRequest>,
-    },
+    ArriveByEngine { place: ConnectionRef, arrival: Box<EngineRequest> },
 }
 
 impl WorkerTask {
@@ -116,6 +93,7 @@ pub struct Delivery {
     pub deflated: Option<Arc<DeflatedEvent>>,
     /// Whoever sent it does not get it back.
     pub except: Option<SocketId>,
+    /// The frame's place in the channel's history.
     pub history: Sequence,
     /// Its place in the channel's log for clients that come back; 0: it is in none.
     pub number: u64,
@@ -140,6 +118,7 @@ pub struct TracedDelivery {
 }
 
 impl Inbox {
+    /// Adds a task, and wakes the worker unless it is awake or the task may wait.
     pub fn put_task(&self, order: WorkerTask) {
         let is_notice = order.is_notice();
         let mut waiting = self.lock();
@@ -171,10 +150,12 @@ impl Inbox {
         }
     }
 
+    /// Whether a task waits that is no notice.
     fn has_urgent(&self) -> bool {
         self.lock().since.is_some()
     }
 
+    /// The queue. A poisoned lock is used on: a push cannot leave it half-done.
     fn lock(&self) -> MutexGuard<'_, QueuedTasks> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }

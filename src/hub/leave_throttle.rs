@@ -18,6 +18,7 @@ pub struct LeaveThrottle {
     left: Cell<usize>,
     /// Those that wait, in the order they came. Who has left meanwhile for another reason is in here still.
     waiting: RefCell<VecDeque<Waker>>,
+    /// The task that lets the waiting ones go on.
     keeper: RefCell<Option<Waker>>,
 }
 

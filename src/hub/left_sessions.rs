@@ -15,6 +15,7 @@ use super::worker::Worker;
 /// Of all places this share is for such sessions, and no fewer on a worker than so many: the clients of a large site
 /// who poll behind one address, and are between two polls.
 const SHARE: u64 = 8;
+/// Sessions without a receiver that every worker may keep.
 const LEAST: u64 = 64;
 
 /// Where places are not limited.

@@ -23,6 +23,7 @@ pub(super) struct PartialPiece {
 pub(super) struct LineBatch {
     /// In the order in which they are written.
     pub bytes: Outbox,
+    /// Ranges of lines, in order.
     pub parts: SmallVec<[LineRange; 2]>,
     /// The answer is at its end then.
     pub stops: bool,
@@ -37,6 +38,7 @@ pub(super) struct LineRange {
     pub first: usize,
     /// Bytes of that line that are written.
     pub sent: usize,
+    /// The end of the range, in bytes.
     pub end: usize,
 }
 

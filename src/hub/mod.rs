@@ -79,13 +79,16 @@ pub struct Hub {
     /// The first part of every socket id made here.
     node: u64,
     next: AtomicU64,
+    /// When the hub was created.
     began: Instant,
     /// How long the processes had been there whose clients this one goes on with.
     before: OnceLock<Duration>,
+    /// The directories of all apps that were used.
     directories: DashMap<AppId, Arc<Directory>>,
     /// What is held for clients, app by app.
     pub held: Arc<HeldByApp>,
     inboxes: Box<[Inbox]>,
+    /// HTTP sessions by name.
     pub http_sessions: Arc<HttpSessions>,
     /// Who looks at what happens.
     pub console: Arc<Console>,
@@ -176,6 +179,7 @@ impl Hub {
         &self.inboxes
     }
 
+    /// A worker's inbox; the first worker's for a number that does not exist.
     pub(in crate::hub) fn inbox(&self, worker: u16) -> &Inbox {
         let inboxes = &self.inboxes;
         #[expect(clippy::indexing_slicing, reason = "a hub always has a worker")]

@@ -29,8 +29,10 @@ pub fn member_bytes(text: &MemberText) -> usize {
     text.roster_bytes() + MEMBER_BYTES
 }
 
+/// A user with at least one connection in the channel.
 #[derive(Debug)]
 struct PresentUser {
+    /// The user's part of a roster.
     text: MemberText,
     /// How many of the user's connections are here: with the last it leaves.
     connections: usize,

@@ -21,6 +21,7 @@ impl fmt::Debug for Rejoins {
     }
 }
 
+/// How often channels were left in one second.
 #[derive(Debug, Default)]
 struct Departures {
     /// Of the worker's clock.

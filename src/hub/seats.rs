@@ -24,6 +24,7 @@ pub struct WorkerTarget {
 /// The same as the directory keeps it.
 #[derive(Debug)]
 pub(super) enum ChannelSeats {
+    /// One worker, the usual case, without an allocation.
     One(WorkerTarget),
     /// None, or several. The box is smaller than the list.
     #[expect(clippy::box_collection, reason = "every channel has room for this")]
@@ -51,6 +52,7 @@ impl ChannelSeats {
         }
     }
 
+    /// Whether no worker has a subscriber.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Others(None))
     }
@@ -89,6 +91,7 @@ impl ChannelSeats {
         true
     }
 
+    /// Removes a worker without subscribers.
     fn remove(&mut self, at: usize) {
         if let Self::Others(Some(seats)) = self {
             // Order among the workers does not matter.

@@ -40,6 +40,7 @@ pub enum Stream {
 #[derive(Debug)]
 pub enum StreamInTransit {
     Tcp(std::net::TcpStream),
+    /// TLS over TCP, with its session.
     Tls(std::net::TcpStream, Box<Session>),
     Unix(std::os::unix::net::UnixStream),
 }

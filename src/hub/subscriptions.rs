@@ -67,6 +67,7 @@ impl Subscription {
         SeenVersions { presence, cache: self.seen_cache }
     }
 
+    /// Notes the versions that the client has seen.
     pub(super) fn set_told(&mut self, told: SeenVersions) {
         self.seen_cache = told.cache;
         if told.presence > 0 || self.presence.is_some() {
@@ -79,6 +80,7 @@ impl Subscription {
         self.presence.as_ref()?.user.as_ref()
     }
 
+    /// Notes the user as whom it is present.
     pub(super) fn set_user(&mut self, user: UserId) {
         self.presence.get_or_insert_default().user = Some(user);
     }
@@ -93,6 +95,7 @@ impl Subscription {
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions(SubscriptionList);
 
+/// The subscriptions, without an allocation for none or one.
 #[derive(Debug, Default)]
 enum SubscriptionList {
     #[default]
@@ -194,6 +197,7 @@ impl Subscriptions {
         }
     }
 
+    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -233,6 +237,7 @@ impl Subscriptions {
         }
     }
 
+    /// The subscription to the channel in that slot.
     pub(super) fn find_mut(&mut self, slot: u32) -> Option<&mut Subscription> {
         match &mut self.0 {
             SubscriptionList::One(one) if one.channel.slot == slot => Some(one),

@@ -132,6 +132,7 @@ impl TlsStream {
         !self.records.is_empty() || self.session.wants_write()
     }
 
+    /// The socket, for writes through the ring.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.tcp.as_fd()
     }

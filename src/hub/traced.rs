@@ -20,6 +20,7 @@ use crate::protocol::trace::Trace;
 pub struct EventPlace<'a> {
     /// Whoever sent it does not get it back.
     pub except: Option<SocketId>,
+    /// The event's place in the channel's history.
     pub history: Sequence,
     /// Nothing for almost all events.
     pub trace: Option<&'a Trace>,

@@ -25,6 +25,7 @@ pub struct Turnstile {
     done: Cell<usize>,
     /// Those that wait, in the order they came. Who has gone meanwhile is in here still.
     waiting: RefCell<VecDeque<Waker>>,
+    /// The task that lets the waiting ones go on.
     keeper: RefCell<Option<Waker>>,
 }
 

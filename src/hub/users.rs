@@ -15,6 +15,7 @@ use crate::protocol::socket_id::SocketId;
 /// One app's users.
 #[derive(Debug, Default)]
 pub struct AppUsers {
+    /// Users who are signed in or watched.
     all: DashMap<UserId, OnlineUser>,
     /// Users whose watchers are to be told in a later second.
     due: Mutex<Vec<UserId>>,
@@ -25,6 +26,7 @@ pub struct AppUsers {
 struct OnlineUser {
     /// Signed in as the user, on this node.
     connections: usize,
+    /// Connections that watch this user.
     watchers: HashMap<SocketId, Watcher>,
     /// Whether it is online, as watchers are to be told.
     is: bool,
@@ -37,6 +39,7 @@ struct OnlineUser {
 /// Watchers up to whom each change is told at once. More are told once a second what it has come to.
 const FEW_WATCHERS: usize = 100;
 
+/// A connection that watches a user.
 #[derive(Clone, Copy, Debug)]
 struct Watcher {
     /// Where it is told.

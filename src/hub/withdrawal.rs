@@ -17,6 +17,7 @@ pub const MAX_CLOSED_CHANNELS: usize = 10_000;
 /// its last copy is dropped.
 #[derive(Clone, Debug)]
 pub struct Withdrawal {
+    /// The channels, shared by all connections concerned.
     channels: Arc<[ChannelName]>,
     /// Never sent on: dropping the last copy is the message.
     _completion: Arc<oneshot::Sender<()>>,
@@ -59,14 +60,17 @@ impl Restrictions {
         std::mem::take(&mut self.due)
     }
 
+    /// Whether the channel was withdrawn.
     pub(super) fn is_closed(&self, name: &ChannelName) -> bool {
         self.closed.contains(name)
     }
 
+    /// Notes the user as whom it waits to join; `None` once that is decided.
     pub(super) fn set_joining(&mut self, user: Option<UserId>) {
         self.joining = user;
     }
 
+    /// Whether it waits to join as that user.
     pub(super) fn is_joining_as(&self, user: &UserId) -> bool {
         self.joining.as_ref() == Some(user)
     }

@@ -44,6 +44,7 @@ pub struct Worker {
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Those of them that are HTTP sessions, by place.
     http_sessions: RefCell<BTreeSet<u32>>,
+    /// HTTP sessions without a receiver.
     pub(super) left: LeftSessions,
     /// Channels with subscribers here, and who those are.
     pub(super) channels: RefCell<WorkerChannels>,
@@ -82,6 +83,7 @@ struct WorkerTurn {
 #[derive(Debug)]
 pub struct EndedSubscription {
     pub channel: ChannelName,
+    /// What the end changed.
     pub change: Unsubscribed,
     pub user: Option<UserId>,
 }

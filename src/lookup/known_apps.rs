@@ -32,11 +32,15 @@ pub type AppsPublisher = Box<dyn Fn(Apps, bool) + Send + Sync>;
 
 /// Which apps are known.
 pub struct AppRegistry {
+    /// The apps, behind a lock that is never held across a query.
     known: Mutex<KnownApps>,
+    /// Builds an app from a row.
     read: RowParser,
+    /// Puts a new set of apps in force.
     publish: AppsPublisher,
 }
 
+/// The state behind the lock.
 #[derive(Default)]
 struct KnownApps {
     /// Never replaced by a row of the table, whatever that says.
@@ -51,7 +55,9 @@ struct KnownApps {
 
 /// The row is kept to see whether it has changed: apps have no equality, since secrets have none.
 struct FoundApp {
+    /// The row as it was read, to notice changes.
     row: AppRow,
+    /// The app that was built from it.
     app: Arc<App>,
 }
 

@@ -47,6 +47,7 @@ pub struct Database {
 enum SqlServer {
     /// MariaDB too, which speaks the same protocol.
     MySql(MySqlConnectOptions, Option<MySqlConnection>),
+    /// PostgreSQL, and the connection to it once it was used.
     Postgres(PgConnectOptions, Option<PgConnection>),
 }
 
@@ -240,6 +241,7 @@ pub async fn run(
 /// The thread's state: one connection, and what it knows of the database.
 struct SqlAsker {
     database: Database,
+    /// Known apps, to be refreshed.
     keeper: Arc<AppRegistry>,
     /// Set while the database is away.
     away_until: Option<Instant>,

@@ -73,7 +73,9 @@ impl<const N: usize> CounterArray<N> {
 /// The highest of the values that were noted in the current stretch of time and the one before.
 #[derive(Debug, Default)]
 pub struct RecentPeak {
+    /// The maximum in the current period.
     current: Counter,
+    /// The maximum in the period before.
     before: Counter,
 }
 

@@ -13,6 +13,7 @@ use crate::app::AppId;
 #[derive(Debug, Default)]
 pub struct HeldByApp {
     apps: DashMap<AppId, Arc<HeldBytes>>,
+    /// The sum of all apps.
     total: Arc<AtomicU64>,
 }
 
@@ -77,6 +78,7 @@ impl HeldBytes {
 /// Bytes that count as held for an app until it is dropped.
 #[derive(Debug, Default)]
 pub struct HeldShare {
+    /// The app's count.
     held: Arc<HeldBytes>,
     bytes: usize,
 }

@@ -12,8 +12,10 @@ macro_rules! labels {
         pub enum $name { $($(#[$value_doc])* $value,)* }
 
         impl $name {
+            /// All values, in the order of the metrics page.
             pub const ALL: &'static [Self] = &[$(Self::$value,)*];
 
+            /// The label's text.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$value => $word,)* }
             }

@@ -70,9 +70,11 @@ pub struct RequestCounts {
 pub struct AppTraffic {
     /// Sockets that were let in, and those of them that are gone.
     pub connected: Counter,
+    /// Connections that have ended.
     pub disconnected: Counter,
     /// Whole messages from clients, and bytes as they came from the sockets.
     pub received: Counter,
+    /// Bytes of messages from clients.
     pub received_bytes: Counter,
     /// Events given to subscribers: one for each of them.
     pub deliveries: Counter,
@@ -82,6 +84,7 @@ pub struct AppTraffic {
     pub sent_bytes: Counter,
     /// Of what was given compressed, the bytes that it would have had plain, and those that it has.
     pub plain_bytes: Counter,
+    /// Bytes that compression produced.
     pub deflated_bytes: Counter,
     /// Sockets now that agreed on compression.
     pub compressed: Counter,
@@ -91,7 +94,9 @@ pub struct AppTraffic {
     pub published: Counter,
     /// Requests to the API whose signature held, and the bytes of their bodies and of the answers'.
     pub calls: Counter,
+    /// Bytes of bodies of API requests.
     pub call_bytes: Counter,
+    /// Bytes of bodies of API responses.
     pub answer_bytes: Counter,
 }
 
@@ -111,6 +116,7 @@ pub struct TurnTimes {
     pub ring: Counter,
     /// How often they did, and how many writes these were.
     pub submissions: Counter,
+    /// Writes that went through the ring.
     pub submitted_writes: Counter,
 }
 
@@ -131,6 +137,7 @@ impl TurnTimes {
 #[derive(Debug)]
 pub struct Metrics {
     workers: Vec<WorkerCounts>,
+    /// Figures of each worker's runtime, once it has started.
     runtimes: Vec<OnceLock<RuntimeMetrics>>,
     /// Limits how often the log reports faults of clients.
     pub notices: LogThrottle,

@@ -87,9 +87,11 @@ impl LogNotice {
 pub struct LogThrottle {
     /// The start of the clock in seconds; set with the first notice.
     begun: OnceLock<Instant>,
+    /// The state of each kind of line.
     kinds: [NoticeKind; KINDS],
 }
 
+/// When the next line of a kind is due, and how many were left out.
 #[derive(Debug, Default)]
 struct NoticeKind {
     /// Second from which on there may be another line.

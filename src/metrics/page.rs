@@ -14,6 +14,7 @@ pub type SampleLabels<'a> = &'a [(&'a str, &'a str)];
 /// Families, added one after the other.
 #[derive(Debug)]
 pub struct MetricsPage {
+    /// Stands in front of every name.
     prefix: String,
     families: Vec<MetricFamily>,
 }

@@ -65,6 +65,7 @@ pub(super) struct LatePublish {
     pub(super) event: String,
     /// The token of the data's JSON string.
     pub(super) data: String,
+    /// The publisher's connection, which does not get the event.
     pub(super) except: Option<SocketId>,
 }
 
@@ -190,6 +191,7 @@ fn put_client(out: &mut Vec<u8>, LeftClient { token, gone, state }: &LeftClient)
 struct BequestReader(Bytes);
 
 impl BequestReader {
+    /// Takes `N` bytes.
     fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         (N <= self.0.len()).then(|| self.0.split_to(N))?.as_ref().try_into().ok()
     }
@@ -202,6 +204,7 @@ impl BequestReader {
         self.take_array().map(u64::from_be_bytes)
     }
 
+    /// Takes a text with its length in front. A length beyond the message is refused before anything is allocated.
     fn take_text(&mut self) -> Option<String> {
         let count = self.take_u32()? as usize;
         let bytes = (count <= self.0.len()).then(|| self.0.split_to(count))?;
@@ -217,6 +220,7 @@ impl BequestReader {
         ChannelName::parse(&self.take_text()?, usize::MAX).ok()
     }
 
+    /// Takes a token's digest.
     fn take_token(&mut self) -> Option<ResumeToken> {
         self.take_array().map(ResumeToken::from_bytes)
     }
@@ -225,6 +229,7 @@ impl BequestReader {
         UserId::parse(&self.take_text()?)
     }
 
+    /// Takes a connection's id; node 0 stands for none.
     fn take_socket(&mut self) -> Option<Option<SocketId>> {
         let socket = SocketId { node: self.take_u64()?, number: self.take_u64()? };
         Some((socket.node != 0).then_some(socket))
@@ -241,6 +246,7 @@ impl BequestReader {
         (0..count).map(|_| take(self)).collect()
     }
 
+    /// Takes a client's state.
     fn take_client(&mut self) -> Option<LeftClient> {
         let (token, gone) = (self.take_token()?, self.take_u32()?);
         let [answers] = self.take_array()?;

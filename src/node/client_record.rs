@@ -22,7 +22,9 @@ pub(super) struct ClientRecord {
 /// Seconds of this node's clock, which says `seconds`, and the time of Redis.
 #[derive(Clone, Copy)]
 pub(super) struct Times<'a> {
+    /// Redis's time, in which records are written.
     pub(super) clock: &'a RedisClock,
+    /// The seconds of this node's own clock.
     pub(super) seconds: u32,
 }
 

@@ -58,6 +58,7 @@ pub struct PendingSubscription {
     others: Arc<Clustered>,
     /// The channel, which is held for this connection meanwhile.
     topic: Topic,
+    /// The member that joins, on a presence channel.
     member: Option<Member>,
 }
 

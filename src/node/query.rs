@@ -35,6 +35,7 @@ pub enum NodeQuery {
 pub struct PendingReply {
     /// Those that [`NodeQuery::Counts`] asked about, in its order.
     names: Vec<ChannelName>,
+    /// Resolves with the link's reply.
     answer: oneshot::Receiver<LinkReply>,
 }
 
@@ -49,6 +50,7 @@ impl PendingReply {
 /// What all nodes know together. Where it says nothing, what this node knows is the answer.
 #[derive(Debug, Default)]
 pub struct NodesReply {
+    /// The channels, in the order of their counts.
     names: Vec<ChannelName>,
     /// Nothing on a server of its own, and while Redis is away.
     answer: Option<LinkReply>,

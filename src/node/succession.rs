@@ -43,7 +43,9 @@ pub struct Succession {
     leaves: AtomicBool,
     /// Workers that have ended all of theirs.
     frozen: Mutex<usize>,
+    /// Signals that a worker has frozen its clients.
     is_frozen: Condvar,
+    /// The stream to the next process.
     successor: OnceLock<SuccessorLink>,
 }
 
@@ -55,6 +57,7 @@ struct SuccessorLink(Mutex<Option<UnixStream>>);
 #[derive(Debug)]
 pub struct LateRequest {
     request: Bequest,
+    /// Confirms it to the process that asked.
     done: oneshot::Sender<()>,
 }
 

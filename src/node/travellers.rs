@@ -36,11 +36,14 @@ pub(super) struct Travellers {
 /// as [`MAX_PARTING`]. Of the others the node that asks hears nothing, and tells them of a gap.
 #[derive(Debug, Default)]
 pub(super) struct PartingRecords {
+    /// Each record, and when its client left.
     by_name: DashMap<Name, (Instant, Bytes)>,
+    /// Bytes of records, by app.
     bytes: DashMap<AppId, usize>,
 }
 
 impl PartingRecords {
+    /// Keeps the record of a client that left; the app's oldest make room.
     pub(super) fn put(&self, name: Name, record: Bytes) {
         self.remove(&name);
         let mut bytes = self.bytes.entry(name.0.clone()).or_default();
@@ -51,16 +54,19 @@ impl PartingRecords {
         }
     }
 
+    /// The record of a client that left a moment ago.
     pub(super) fn find(&self, name: &Name) -> Option<Bytes> {
         self.by_name.get(name).map(|parting| parting.1.clone())
     }
 
+    /// Forgets a record.
     pub(super) fn remove(&self, name: &Name) {
         if let Some((_, (_, record))) = self.by_name.remove(name) {
             self.give_back(&name.0, record.len());
         }
     }
 
+    /// Subtracts a record's bytes from its app.
     fn give_back(&self, app: &AppId, bytes: usize) {
         if let Some(mut all) = self.bytes.get_mut(app) {
             *all -= bytes;

@@ -43,6 +43,7 @@ struct Elsewhere {
     others: Arc<Clustered>,
     app: AppId,
     request: u64,
+    /// Resolves once all nodes have confirmed.
     answered: oneshot::Receiver<()>,
 }
 
@@ -94,6 +95,7 @@ impl Drop for Elsewhere {
 /// What another node has asked for, and is told once it is done.
 #[derive(Debug)]
 pub struct Acknowledgement {
+    /// Resolves once this node is done.
     completed: oneshot::Receiver<()>,
     /// The answer that goes to the node which asked.
     done: OutgoingEvent,

@@ -30,7 +30,9 @@ const MAX_KEPT: usize = 128 << 10;
 
 /// Makes the compressed form of frames. It has about 300 KB of its own, so there is one a thread.
 pub struct Deflater {
+    /// zlib's compressor, reset for each message.
     stream: Deflate,
+    /// Output, reused for each message.
     out: Vec<u8>,
 }
 
@@ -98,7 +100,9 @@ pub enum InflateError {
 /// Reads compressed messages. It has about 40 KB of its own and room for one message, so there is one a
 /// thread.
 pub struct Inflater {
+    /// zlib's decompressor, reset for each message.
     stream: Inflate,
+    /// Output, reused for each message.
     out: Vec<u8>,
     /// Bytes of `out` that are the message.
     used: usize,

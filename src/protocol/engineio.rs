@@ -6,6 +6,7 @@ use super::fallback::split_frame;
 
 /// How often a sign of life is asked for, and how long it may take; seconds.
 pub const PING_INTERVAL: u32 = 25;
+/// Seconds after which a client gives up without a ping (`pingTimeout`).
 pub const PING_TIMEOUT: u32 = 20;
 
 /// Between the packets of one body in revision 4: ASCII's record separator, which JSON escapes.
@@ -101,6 +102,7 @@ pub fn first_frame_len(frames: &[u8]) -> Option<usize> {
 
 /// Opcodes (RFC 6455 section 5.2).
 pub(super) const TEXT_CODE: u8 = TEXT & 0x0f;
+/// The opcode of a close frame (RFC 6455 section 5.2).
 pub(super) const CLOSE_CODE: u8 = 8;
 
 /// Where the first `units` UTF-16 code units of a text end, in bytes.
@@ -120,6 +122,7 @@ const CLOSE_PACKET: &str = "1";
 
 /// Asks a client of revision 4 for a sign of life; the answer to one of revision 3.
 pub const PING: &str = "2";
+/// The answer to a ping.
 pub const PONG: &str = "3";
 
 /// The answer to a poll that has nothing to say, for the client changes to a WebSocket.

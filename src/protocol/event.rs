@@ -20,8 +20,11 @@ pub(super) const MAX_HEADER: usize = 10;
 
 /// The first byte: FIN and the opcode (section 5.2), and for what is never fragmented FIN is always set.
 pub(super) const TEXT: u8 = 0x81;
+/// First byte of a close frame: FIN and opcode 8.
 const CLOSE: u8 = 0x88;
+/// First byte of a ping.
 const PING: u8 = 0x89;
+/// First byte of a pong.
 const PONG: u8 = 0x8a;
 
 impl Message {
@@ -274,11 +277,14 @@ impl Message {
 /// Worked out once a join, for each of them is sent to everyone who joins later.
 #[derive(Clone, Debug)]
 pub struct MemberText {
+    /// The user's id as a JSON string.
     pub id: Box<str>,
+    /// `user_info` as JSON.
     pub info: Box<str>,
 }
 
 impl MemberText {
+    /// The texts of a member, encoded once for all rosters.
     pub fn new(member: &Member) -> Self {
         let mut id = Vec::with_capacity(member.user_id.as_str().len() + 4);
         push_string(&mut id, member.user_id.as_str());
@@ -296,6 +302,7 @@ impl MemberText {
     }
 }
 
+/// Appends the channel's field.
 fn push_channel(out: &mut Vec<u8>, channel: &str) {
     out.extend_from_slice(b",\"channel\":");
     push_string(out, channel);
@@ -316,6 +323,7 @@ fn with_text(event: &str, channel: Option<&ChannelName>, data: &str) -> Message 
     })
 }
 
+/// An error frame, with the channel if it is about one.
 fn error_frame(code: u16, message: &str, channel: Option<&str>) -> Message {
     text_frame(80 + message.len(), |out| {
         out.extend_from_slice(b"{\"event\":\"pusher:error\"");

@@ -60,7 +60,9 @@ impl AnswerFraming {
 pub struct FallbackLines {
     /// All of them as they are sent.
     pub bytes: Bytes,
+    /// How the lines are framed.
     pub framing: AnswerFraming,
+    /// Where each line ends.
     pub ends: SmallVec<[LineEnd; 1]>,
     /// UTF-16 code units of all of them.
     pub units: usize,
@@ -71,6 +73,7 @@ pub struct FallbackLines {
 /// Where a line ends in the bytes, and how long it is to a browser.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LineEnd {
+    /// The end of the line, in bytes.
     pub at: usize,
     /// UTF-16 code units, `\n` included.
     pub units: usize,
@@ -118,6 +121,7 @@ impl FallbackLines {
     }
 }
 
+/// The opcode of a close frame (RFC 6455 section 5.2).
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;

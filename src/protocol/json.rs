@@ -160,6 +160,7 @@ pub fn longer_than(token: &str, max: usize) -> Option<usize> {
 pub struct JsonList<T>(pub Vec<T>);
 
 impl<'a> JsonList<&'a RawValue> {
+    /// The values of an array, each as its text; `None` if it is no array.
     pub fn parse(value: &'a RawValue) -> Option<Vec<&'a RawValue>> {
         serde_json::from_str::<Self>(value.get()).ok().map(|list| list.0)
     }
@@ -215,6 +216,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonList<T> {
 pub struct BatchBody<'a>(pub Option<Vec<JsonObject<'a>>>);
 
 impl<'a> BatchBody<'a> {
+    /// The members of an object, each as its text; `None` if it is no object.
     pub fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }

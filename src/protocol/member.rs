@@ -24,6 +24,7 @@ impl UserId {
         (short && !text.is_empty()).then(|| Self(text.into()))
     }
 
+    /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,6 +95,9 @@ impl Member {
         Self::new(user.id.clone(), data.get_value("user_info"), max_info)
     }
 
+    /// A member with at most `max_info` bytes of `user_info`.
+    /// # Errors
+    /// `user_info` is too long or malformed.
     fn new(
         user_id: UserId,
         user_info: Option<&RawValue>,
@@ -137,6 +141,7 @@ pub struct User {
 /// The users that a user watches.
 #[derive(Clone, Default, Debug)]
 pub struct Watchlist {
+    /// The watched users, each once.
     pub ids: Vec<UserId>,
     /// More than [`Watchlist::MAX`] were given.
     pub cut: bool,

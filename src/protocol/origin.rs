@@ -10,6 +10,7 @@ use std::str::FromStr;
 pub struct OriginPattern {
     /// In small letters.
     text: Box<str>,
+    /// Its form, determined when the settings are read.
     form: PatternForm,
 }
 
@@ -45,12 +46,16 @@ impl fmt::Display for OriginPattern {
 /// An `Origin` header taken apart.
 /// `scheme://host[:port]`, as browsers send it (RFC 6454 section 6.2).
 struct Origin<'a> {
+    /// `http`, `https`, or an app's own scheme.
     scheme: &'a str,
+    /// The host, in lower case.
     host: &'a str,
+    /// The port, if it is written.
     port: Option<&'a str>,
 }
 
 impl<'a> Origin<'a> {
+    /// Splits an `Origin` header; `None` without a scheme.
     fn parse(text: &'a str) -> Option<Self> {
         let (scheme, place) = text.split_once("://")?;
         // `split` yields at least one piece, so the default is never used.

@@ -10,7 +10,9 @@ use smallvec::SmallVec;
 /// The parameters of a request's query, percent-decoded, in the order they came.
 #[derive(Debug, Default)]
 pub struct Query<'a> {
+    /// The query as it was sent.
     raw: &'a str,
+    /// Names and values, decoded.
     pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 8]>,
     /// Where the first `auth_signature` is in the raw text.
     signature: Option<usize>,
@@ -20,6 +22,7 @@ pub struct Query<'a> {
     asks: bool,
     /// There is a `%` in it, or a `+` that is a blank.
     is_encoded: bool,
+    /// How a `+` is decoded.
     plus: PlusMeaning,
 }
 

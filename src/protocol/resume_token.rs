@@ -15,9 +15,11 @@ const TIME_DIGITS: usize = 10;
 /// full. Only a digest is kept, which also takes less memory.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResumeToken {
+    /// Half of the token's SHA-256.
     key: [u8; 16],
     /// 0: it does not say.
     made: u32,
+    /// The token's last characters, for logs.
     end: [u8; 4],
 }
 

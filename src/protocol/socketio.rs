@@ -19,7 +19,9 @@ const DISCONNECT: &str = "41";
 /// One packet of Socket.IO.
 #[derive(Debug)]
 enum SocketPacket<'a> {
+    /// The client connects to a namespace.
     Connect,
+    /// The client disconnects from it.
     Disconnect,
     Event {
         name: Cow<'a, str>,
@@ -29,6 +31,7 @@ enum SocketPacket<'a> {
     Elsewhere(&'a str),
     /// Announces attachments, which nothing of Echo's has.
     Binary,
+    /// Any other packet.
     Unknown,
 }
 
@@ -236,6 +239,7 @@ pub fn subscription_error_packet(channel: &str, status: u16) -> String {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct TranslatedFrames {
     pub frames: Vec<u8>,
+    /// Whether the last packet of the conversation is among them.
     pub is_last: bool,
 }
 

@@ -34,6 +34,7 @@ impl Trace {
         is_trace.then(|| Self(text.into()))
     }
 
+    /// The trace's text, for logs and the console.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -36,6 +36,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub(super) struct AcceptedConnection {
     /// On the first worker's own runtime it stays registered.
     stream: StreamRegistration,
+    /// The other side's address.
     pub peer: SocketAddr,
     /// The routes that its address serves.
     pub role: AddressRole,

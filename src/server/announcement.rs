@@ -14,7 +14,9 @@ use crate::node::ServerState;
 /// The facts in the line "listening".
 pub(super) struct Announcement {
     workers: usize,
+    /// The path in front of all routes.
     path: String,
+    /// Where the apps come from.
     app_sources: String,
 }
 

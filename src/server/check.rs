@@ -14,7 +14,9 @@ use crate::hub::Hub;
 
 /// `EX_CONFIG`, `EX_NOPERM` and `EX_UNAVAILABLE` of sysexits.h.
 const CONFIG: u8 = 78;
+/// `EX_NOPERM` of sysexits.h.
 const NO_PERMISSION: u8 = 77;
+/// `EX_UNAVAILABLE` of sysexits.h.
 const UNAVAILABLE: u8 = 69;
 
 /// A setting that turned out to be of no use.

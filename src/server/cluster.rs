@@ -21,12 +21,15 @@ use crate::config;
 use crate::hub::Hub;
 use crate::node::{Clustered, ServerState, handle_link_events};
 
+/// The error for a malformed URL. The URL itself may have a password, and is not repeated.
 const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:PORT/DATABASE or redis+sentinel://HOST,HOST/MASTER, with %XX for marks in a password";
 
 /// A link that is to be started once there is a node to take what comes out of it.
 #[derive(Debug)]
 pub(super) struct UnstartedLink {
+    /// State that workers and the link share.
     others: Arc<Clustered>,
+    /// The link, until its thread starts.
     redis: RedisDriver,
     events: mpsc::Receiver<LinkEvent>,
 }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct DateText {
     /// Since 1970.
     second: u64,
+    /// The date of the last second that was asked for.
     text: String,
 }
 

@@ -24,7 +24,9 @@ const WORK_A_READ: usize = 16;
 pub(super) struct HttpIo {
     /// The socket or TLS, through which hyper reads and writes.
     pub(super) stream: TokioIo<Stream>,
+    /// What all requests on the worker share.
     pub(super) http: Rc<Http>,
+    /// The timeouts of the connection.
     pub(super) timer: Rc<RequestTimer>,
     /// Something once a request has been answered 101.
     pub(super) handoff: Rc<RefCell<Option<Handoff>>>,

@@ -75,7 +75,9 @@ pub(super) enum IncomingStream {
 /// The same without a runtime, on its way to another one.
 #[derive(Debug)]
 pub(super) enum UnregisteredStream {
+    /// An accepted TCP connection.
     Tcp(std::net::TcpStream),
+    /// An accepted connection over a Unix socket.
     Unix(UnixStream),
 }
 
@@ -83,6 +85,7 @@ pub(super) enum UnregisteredStream {
 #[derive(Debug)]
 pub(super) enum RegisteredListener {
     Tcp(net::TcpListener),
+    /// A listener on a Unix socket.
     Unix(net::UnixListener),
 }
 

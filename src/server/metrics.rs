@@ -41,6 +41,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The state of the metrics listener.
 #[derive(Debug)]
 pub(super) struct MetricsListener {
+    /// Makes the page.
     pub scrape: Arc<Scrape>,
     /// Whether it serves metrics.
     pub enabled: bool,
@@ -174,6 +175,7 @@ fn answer(
     answer
 }
 
+/// The content type of the health checks.
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Memory of the process and its limit, in Soketi's form.

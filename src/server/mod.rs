@@ -69,13 +69,16 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct ServerHandle {
     /// Kept for a process that takes over, and for the files of Unix sockets.
     listeners: ListenerSet,
+    /// State that all workers share.
     shared: Arc<ServerState>,
+    /// The settings of the listeners.
     config: Arc<config::ServerConfig>,
     certificates: Option<Arc<Certificates>>,
     /// Knows the apps of a table beside those of the settings.
     keeper: Option<Arc<AppRegistry>>,
     /// Counts how often the apps were replaced.
     apps: watch::Sender<u64>,
+    /// Changes of it start and end the threads' work.
     phase: watch::Sender<ServerPhase>,
     /// Counts each worker's turns of the clock.
     beats: Arc<[AtomicU64]>,
@@ -120,21 +123,29 @@ impl ServerPhase {
 struct WorkerContext {
     /// Which worker it is, from 0.
     index: u16,
+    /// State that all workers share.
     shared: Arc<ServerState>,
+    /// The settings of the listeners.
     config: Arc<config::ServerConfig>,
     /// The page to try the server on, if it is shown.
     page: Option<Bytes>,
     console: Arc<ConsoleGate>,
+    /// Builds long lists on a thread of its own.
     lists: ChannelLists,
+    /// The certificates, if TLS is on.
     certificates: Option<Arc<Certificates>>,
     /// For `/metrics`, if that is served with everything else.
     scrape: Option<Arc<Scrape>>,
+    /// Connections that the acceptor hands over.
     accepted: mpsc::UnboundedReceiver<AcceptedConnection>,
+    /// Changes with each reload of the apps.
     apps: watch::Receiver<u64>,
     phase: watch::Receiver<ServerPhase>,
     /// Requests from the previous process; only the first worker has them.
     late: Option<mpsc::UnboundedReceiver<LateRequest>>,
+    /// Counts of connections on all workers.
     loads: Arc<WorkerLoads>,
+    /// Each worker's beat, by which a stuck one is noticed.
     beats: Arc<[AtomicU64]>,
 }
 

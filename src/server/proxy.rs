@@ -33,6 +33,7 @@ struct ProxyHeader {
 enum ProxyHeaderError {
     /// It may become right with more bytes.
     Unfinished,
+    /// The bytes are no PROXY header.
     Malformed,
 }
 

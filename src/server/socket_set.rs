@@ -25,6 +25,7 @@ const KEPT_PLACES: usize = 1024;
 pub(super) struct SocketSet<S> {
     /// A place is empty while its socket is polled.
     sockets: RefCell<Slab<Option<S>>>,
+    /// The sockets to poll next.
     woken: Arc<WokenSockets>,
     /// Those that were woken before the last turn ended and had none in it.
     waiting: RefCell<VecDeque<Arc<SocketWaker>>>,
@@ -34,8 +35,10 @@ pub(super) struct SocketSet<S> {
 #[derive(Default)]
 struct WokenSockets(Mutex<WokenLine>);
 
+/// Woken sockets, in order.
 #[derive(Default)]
 struct WokenLine {
+    /// Each at most once.
     sockets: VecDeque<Arc<SocketWaker>>,
     /// Of the task that polls them.
     task: Option<Waker>,
@@ -45,8 +48,11 @@ struct WokenLine {
 
 /// Wakes one socket. A clone may outlive the socket; it then wakes nothing, even if the place has a new socket.
 struct SocketWaker {
+    /// The line to join when woken.
     woken: Arc<WokenSockets>,
+    /// The socket's place in the set.
     place: u32,
+    /// Whether it sleeps, waits in line, or has ended.
     state: AtomicU8,
 }
 
@@ -58,10 +64,12 @@ const WOKEN: u8 = 1;
 const ENDED: u8 = 2;
 
 impl WokenSockets {
+    /// The line. A poisoned lock is used on: a push cannot leave it half-done.
     fn lock(&self) -> MutexGuard<'_, WokenLine> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts a socket in line, and wakes the task.
     fn push(&self, socket: Arc<SocketWaker>) {
         let mut line = self.lock();
         if line.is_over {
@@ -145,6 +153,7 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
         self.waiting.replace(waiting);
     }
 
+    /// Polls one socket. If it panics, only that socket ends.
     fn poll_one(&self, woken: Arc<SocketWaker>) {
         // From here on it may be woken again, also by what it does itself.
         let was = woken.state.compare_exchange(WOKEN, ASLEEP, Ordering::AcqRel, Ordering::Relaxed);
@@ -187,6 +196,7 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
 pub(super) struct SocketTurns<S: Future<Output = ()> + Unpin>(Rc<SocketSet<S>>);
 
 impl<S: Future<Output = ()> + Unpin> SocketTurns<S> {
+    /// Runs the sockets of a set.
     pub(super) fn new(sockets: Rc<SocketSet<S>>) -> Self {
         Self(sockets)
     }

@@ -194,7 +194,9 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
     Some((not_before.as_secs(), not_after.as_secs()))
 }
 
+/// The setting's name in errors.
 const CERT: &str = "server.tls.cert";
+/// The setting's name in errors.
 const KEY: &str = "server.tls.key";
 
 /// In seconds, as certificates count.

@@ -41,12 +41,14 @@ const MAX_JOINED: usize = 32 << 10;
 thread_local! {
     // One for each thread: 16 KiB for each idle connection would be most of what it costs.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_REQUEST]);
+    /// The `Date` header, made once a second for each worker.
     static DATE: RefCell<DateText> = RefCell::default();
 }
 
 /// A stream that its last request left to something else.
 pub(super) struct HandedStream {
     pub stream: Stream,
+    /// What it becomes.
     pub handoff: Handoff,
     /// Bytes that followed the request.
     pub early: Bytes,
@@ -54,6 +56,7 @@ pub(super) struct HandedStream {
 
 /// How a connection leaves here.
 pub(super) enum WholeEnd {
+    /// The connection belongs to something else now.
     Handed(HandedStream),
     /// The client is done, or is to be.
     Done(Stream),
@@ -243,6 +246,7 @@ fn take_request(door: &HttpService, bytes: &Bytes) -> Result<Taken, NotWhole> {
 #[derive(Clone, Debug)]
 struct WholeRequest<'h, 'b> {
     method: Method,
+    /// Path and query.
     target: &'b str,
     headers: &'h [Header<'b>],
     /// A page asks.

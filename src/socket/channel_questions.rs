@@ -30,8 +30,11 @@ type Verdict = Pin<Box<dyn Future<Output = ChannelVerdict>>>;
 /// The questions of one session.
 /// Answers come in any order; each is carried out when it comes.
 pub(super) struct ChannelQuestions {
+    /// Headers of the client that the backend gets.
     headers: ClientHeaders,
+    /// Requests to the backend whose answers are awaited, in order.
     asked: Vec<(String, Verdict)>,
+    /// Requests that wait for their turn.
     waiting: VecDeque<(String, ChannelQuestion)>,
 }
 

@@ -18,6 +18,7 @@ const MOST_REFUSED: usize = 16 << 10;
 
 /// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
 const LEFTOVER_TIME: Duration = Duration::from_secs(2);
+/// Bytes that are discarded before the connection is reset.
 const LEFTOVER_BYTES: usize = 8 << 20;
 
 /// Tells a refused socket the reason, `pause` after the `answer` to its handshake, and closes it. The handshake was

@@ -59,12 +59,14 @@ struct HttpSocket {
     timer: Option<Pin<Box<Sleep>>>,
     /// Messages of a request that were not handled yet.
     rest: Option<UnheardTexts>,
+    /// Whether the client has gone.
     gone: bool,
 }
 
 /// The messages of one request.
 #[derive(Debug)]
 struct UnheardTexts {
+    /// The texts that were not read yet.
     texts: vec::IntoIter<String>,
     /// Confirms that they were handled.
     heard: oneshot::Sender<bool>,
@@ -116,6 +118,7 @@ pub fn keep_room(node: &Node) {
     note_ended(node, &node.worker.look_after_sessions(places, is_crowded));
 }
 
+/// Counts sessions that were closed to make room, and logs it.
 fn note_ended(node: &Node, ended: &[IpAddr]) {
     let Some(address) = ended.first() else { return };
     node.counts().limited.count_all(Limited::Connections as usize, ended.len() as u64);

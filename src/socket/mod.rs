@@ -127,6 +127,7 @@ impl Socket {
         socket
     }
 
+    /// The extras, allocated at their first use.
     fn extras(&mut self) -> &mut SocketExtras {
         self.extras.get_or_insert_default()
     }
@@ -136,6 +137,7 @@ impl Socket {
         self.extras.as_mut()?.timer.take()
     }
 
+    /// Sets or clears the timer.
     fn set_timer(&mut self, timer: Option<Pin<Box<Sleep>>>) {
         if timer.is_some() || self.extras.is_some() {
             self.extras().timer = timer;
@@ -291,6 +293,7 @@ impl Socket {
         })
     }
 
+    /// Leaves the channels, in parts, so that others get their turn.
     fn poll_leave(&mut self, cx: &Context<'_>) -> Poll<()> {
         poll_leave(&mut self.session, cx)
     }

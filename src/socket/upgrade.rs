@@ -152,6 +152,7 @@ pub struct HandshakeTerms<'a> {
 }
 
 impl<'a> HandshakeTerms<'a> {
+    /// The terms of a handshake, from its query and headers.
     pub fn new(query: &'a Query<'_>, headers: &'a HeaderMap, tls: bool) -> Self {
         // An origin that is not text matches no pattern, as if it were empty.
         let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());

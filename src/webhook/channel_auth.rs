@@ -22,12 +22,15 @@ use crate::protocol::query::percent_encode;
 const MAX_ASKED: usize = 64;
 
 thread_local! {
+    /// The client of a thread, made at its first request.
     static BACKEND: OnceCell<Rc<BackendClient>> = const { OnceCell::new() };
 }
 
 /// One for each worker, which keeps its connections to backends open.
 struct BackendClient {
+    /// Connections to backends.
     client: HttpsClient,
+    /// Limits requests that are under way.
     places: Semaphore,
 }
 
@@ -40,11 +43,13 @@ pub struct ClientHeaders(HeaderMap);
 pub struct ChannelQuestion {
     /// The app's `socketio.auth_url`.
     pub url: String,
+    /// The longest wait for the backend.
     pub timeout: Duration,
     /// As the client named it.
     pub channel: String,
     /// Its public name, which backends sign.
     pub socket: String,
+    /// The client's headers, such as its cookies.
     pub headers: ClientHeaders,
 }
 

@@ -26,6 +26,7 @@ const COUNTS: usize = 100_000;
 
 /// Subscribers up to which each count is told, and the least time between two of a crowd, as clients are told them.
 const FEW: usize = 100;
+/// The least time between two counts of a crowd.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Takes entries, by app and place, that are done with.
@@ -52,9 +53,11 @@ pub enum EntryContent {
 pub(super) struct AckSink {
     /// None on a server of its own, which has no log.
     done: Option<EntryAcknowledger>,
+    /// Whether acknowledged entries are still deleted from the log.
     open: Cell<bool>,
     /// The apps whose logs are this node's to tell, until when that is sure, and which time that is.
     held: RefCell<HashMap<AppId, (Instant, u64)>>,
+    /// Counts changes of offices, so that a change during a request is noticed.
     times: Cell<u64>,
 }
 
@@ -98,6 +101,7 @@ impl AckSink {
 
 /// An entry of the log. With the last that was to be done for it, it is done with.
 pub(super) struct LogAck {
+    /// The sink that deletes entries.
     door: Rc<AckSink>,
     app: AppId,
     id: Box<str>,
@@ -108,6 +112,7 @@ pub(super) struct LogAck {
 /// Whether what an entry says may be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum OfficeHold {
+    /// This node holds the office for certain.
     Sure,
     /// Redis has to be asked first.
     Unsure,
@@ -163,7 +168,9 @@ pub(super) type DueEvent = (Arc<App>, WebhookMessage, Rc<LogAck>);
 pub(super) struct HeldEnds {
     /// In the order of the log. A number that is no longer held was taken back.
     due: HashMap<AppId, VecDeque<(SubjectKey, u64)>>,
+    /// Ends that wait for their opposite, each with its number.
     held: HashMap<SubjectKey, (u64, Arc<App>, Rc<LogAck>)>,
+    /// The next end's number.
     number: u64,
 }
 
@@ -221,6 +228,7 @@ impl HeldEnds {
     }
 }
 
+/// The event for a beginning or an end.
 fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage {
     WebhookMessage::turned((channel.clone(), user.clone()), is)
 }
@@ -228,17 +236,20 @@ fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage {
 /// Which counts are news: one may stand in the log behind another that is of later, and those of a crowd come seldom.
 #[derive(Default)]
 pub(super) struct LatestCounts {
+    /// The last count of each crowd.
     last: HashMap<(AppId, ChannelName), LastCount>,
     /// Crowds whose count has changed since they were told, and when they are told again.
     due: VecDeque<(Instant, (AppId, ChannelName))>,
 }
 
+/// A crowd's last count.
 #[derive(Default)]
 struct LastCount {
     /// Of the last count that was taken; older ones are no news.
     version: u64,
     /// When a crowd was told.
     told: Option<Instant>,
+    /// A newer count that waits for its time.
     waiting: Option<DueEvent>,
 }
 

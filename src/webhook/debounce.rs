@@ -33,9 +33,11 @@ pub(super) struct Debouncer {
     misses: HashMap<(AppId, ChannelName), Instant>,
     /// The same in the order in which they end.
     miss_order: VecDeque<(Instant, (AppId, ChannelName))>,
+    /// Memory counted by app.
     held: Arc<HeldByApp>,
 }
 
+/// What is known of a channel or member.
 #[derive(Debug, Default)]
 struct DebounceState {
     /// Comings less goings.

@@ -57,6 +57,7 @@ pub(super) struct WebhookClient {
     /// Addresses that are not public are refused unless the operator allows them, for whoever configures an app may
     /// not be whoever runs the network.
     allow_private: bool,
+    /// Reports each request.
     pub(super) console: Arc<Console>,
 }
 
@@ -212,6 +213,7 @@ const PRIVATE: &str = "the endpoint's address is not public, and webhooks.allow_
 /// Looks names up, and leaves out addresses that may not be posted to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PublicResolver {
+    /// Whether private addresses are allowed.
     allow_private: bool,
 }
 

@@ -108,6 +108,7 @@ impl Fact {
 pub(super) enum Happening {
     /// Comings less goings.
     Change(FactSubject, i64),
+    /// A fact that is neither a beginning nor an end.
     Event(Fact),
 }
 
@@ -115,13 +116,16 @@ pub(super) enum Happening {
 #[derive(Debug, Default)]
 pub(super) struct FactQueue {
     waiting: Mutex<PendingFacts>,
+    /// Wakes the thread that takes them.
     some: Notify,
+    /// Memory counted by app.
     held: Arc<HeldByApp>,
 }
 
 /// Locked for a push or a share at a time.
 #[derive(Debug, Default)]
 struct PendingFacts {
+    /// Apps with facts that wait.
     apps: HashMap<AppId, AppFacts>,
     /// Apps that have something, in the order of their turns.
     turns: VecDeque<AppId>,
@@ -130,6 +134,7 @@ struct PendingFacts {
 /// What waits of one app; removed when nothing does.
 #[derive(Debug)]
 struct AppFacts {
+    /// The app, as it was with the latest fact.
     app: Arc<App>,
     /// In the order in which it happened.
     order: VecDeque<NextFact>,
@@ -139,6 +144,7 @@ struct AppFacts {
     settled: usize,
     /// Those that are no comings and goings, for their bound.
     events: usize,
+    /// The app's held memory.
     held: Arc<HeldBytes>,
 }
 

@@ -25,6 +25,7 @@ const KEPT_PLACES: usize = 1024;
 pub(super) struct QueuedEvent {
     /// When it happened.
     pub at: u64,
+    /// What is sent.
     pub content: QueuedContent,
     /// What has to be told when the event is done with.
     pub held: Persistence,
@@ -32,6 +33,7 @@ pub(super) struct QueuedEvent {
 
 /// What there is to tell.
 pub(super) enum QueuedContent {
+    /// An event of this run.
     Message(WebhookMessage),
     /// What an earlier run has kept.
     Json(Box<str>),
@@ -60,6 +62,7 @@ pub(super) struct EventLine {
     untried: u64,
     /// The numbers of those that tell of a coming or a going, the last of each channel and member, by whose it is.
     turns: HashTable<u64>,
+    /// Hashes channels and members.
     hasher: DefaultHashBuilder,
     /// How many in line were taken back.
     taken_back: usize,
@@ -86,6 +89,7 @@ impl QueuedContent {
         }
     }
 
+    /// Whether its opposite has taken it back.
     fn is_taken_back(&self) -> bool {
         matches!(self, Self::TakenBack)
     }
@@ -140,6 +144,7 @@ impl EventLine {
         self.events.iter()
     }
 
+    /// The event that is sent next.
     pub(super) fn front(&self) -> Option<&QueuedEvent> {
         self.events.front()
     }
@@ -149,6 +154,7 @@ impl EventLine {
         self.events.is_empty()
     }
 
+    /// Appends an event, unless it takes one back that waits.
     pub(super) fn push(&mut self, event: QueuedEvent) {
         let number = self.first + self.events.len() as u64;
         let subject = event.subject().map(|subject| self.hasher.hash_one(subject));

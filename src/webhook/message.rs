@@ -13,6 +13,7 @@ use crate::protocol::member::UserId;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct WebhookMessage {
     pub channel: ChannelName,
+    /// What happened there.
     pub what: MessageContent,
 }
 
@@ -20,11 +21,10 @@ pub(super) struct WebhookMessage {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum MessageContent {
     /// The channel, or a member of it, is there from now on, or is not.
-    Turned {
-        user: Option<UserId>,
-        is: bool,
-    },
+    Turned { user: Option<UserId>, is: bool },
+    /// A subscriber found no cached event.
     CacheMiss,
+    /// The number of subscriptions has changed.
     Count(usize),
     /// A client event, as JSON: most of that is its data. Shared by all lines that tell it.
     ClientEvent(Arc<str>),
@@ -34,9 +34,11 @@ pub(super) enum MessageContent {
 #[derive(Serialize)]
 struct MessageJson<'a> {
     channel: &'a str,
+    /// The event's name in Pusher's documentation.
     name: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     subscription_count: Option<usize>,
+    /// For `member_added` and `member_removed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<&'a str>,
 }

@@ -79,10 +79,12 @@ enum DispatcherMessage {
 #[derive(Debug, Default)]
 pub struct Webhooks {
     facts: Arc<FactQueue>,
+    /// Entries of a cluster's logs; `None` without a thread.
     logged: Option<mpsc::UnboundedSender<DispatcherMessage>>,
     /// Facts that were left out.
     dropped: AtomicU64,
     figures: Arc<Mutex<Vec<Arc<QueueMetrics>>>>,
+    /// Ends the thread, and waits for it.
     thread: Mutex<Option<(oneshot::Sender<Instant>, JoinHandle<()>)>>,
 }
 
@@ -188,16 +190,24 @@ impl Webhooks {
 
 /// The thread's own.
 struct Dispatcher {
+    /// Sends requests.
     post: WebhookClient,
+    /// Holds ends back, and drops those with an opposite.
     news: Debouncer,
     /// Those of a cluster's log.
     ends: HeldEnds,
+    /// Limits the counts of crowds.
     counts: LatestCounts,
+    /// Deletes entries of a cluster's log once they are sent.
     door: Rc<AckSink>,
+    /// The queue of each webhook, by app and URL.
     lines: HashMap<(AppId, String), WebhookQueue>,
     figures: Arc<Mutex<Vec<Arc<QueueMetrics>>>>,
+    /// Facts that workers have reported.
     facts: Arc<FactQueue>,
+    /// Memory counted by app.
     held: Arc<HeldByApp>,
+    /// The queue on disk, if there is one.
     spool: Option<Rc<Spool>>,
     /// What other processes have left for apps that have not been heard of.
     unclaimed: Vec<SpooledEvent>,

@@ -27,15 +27,18 @@ use crate::metrics::HeldBytes;
 /// Events and bytes of their texts that may wait in one line. Beyond them the newest are left out.
 /// At a few hundred bytes each a few megabytes: what an endpoint can be behind without being dead.
 const MOST: usize = 10_000;
+/// Bytes of events that wait in a queue.
 const MOST_BYTES: usize = 16 << 20;
 
 /// As much again for what is there and what is not: of a channel or a member one event waits at most, so that there
 /// are no more than there are channels and members, and a stranger cannot fill the line with what comes to nothing.
 const MOST_TURNS: usize = 200_000;
+/// Bytes of such events in one queue.
 const MOST_TURN_BYTES: usize = 64 << 20;
 
 /// Events and bytes of one request with several.
 const MOST_TOGETHER: usize = 1_000;
+/// Bytes of events in one request.
 const MOST_BYTES_TOGETHER: usize = 256 << 10;
 
 /// For how long after it happened an event is tried again; milliseconds.
@@ -44,6 +47,7 @@ pub(super) const WHILE: u64 = 300_000;
 /// The pause after the first try that failed; it doubles with each up to the longest.
 /// Half a second hides a restart; 30 s is polite to an endpoint that is down.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A line, as the desk holds it. Dropped, it ends.
@@ -60,6 +64,7 @@ impl Drop for WebhookQueue {
     }
 }
 
+/// The state of a queue, shared with its task.
 struct QueueState {
     /// As they are configured now.
     /// Replaced on reload; a request that is under way keeps what it began with.
@@ -67,12 +72,14 @@ struct QueueState {
     line: RefCell<EventLine>,
     /// What of it is counted in what is held for the app.
     counted: Cell<usize>,
+    /// The app's held memory.
     held: Arc<HeldBytes>,
     figures: Arc<QueueMetrics>,
     /// Wakes the task: something came, or what held it up is over.
     more: Notify,
     /// Wakes whoever waits for the end.
     emptied: Notify,
+    /// The queue on disk, if there is one.
     spool: Option<Rc<Spool>>,
     /// The server ends: no more pauses to gather events.
     hurry: Cell<bool>,

@@ -21,6 +21,7 @@ const MOST_DONE: u64 = 4 << 20;
 
 /// What the log is told of it.
 const FAILS: &str = "the webhook spool cannot be used: a crash would lose events";
+/// Logged once the spool can be written to again.
 const WORKS: &str = "the webhook spool can be written to again";
 
 /// One event that waits for one webhook.
@@ -41,6 +42,7 @@ pub(super) struct SpooledEvent {
 /// That the events of these numbers need not be sent any more.
 #[derive(Serialize, Deserialize, Debug)]
 struct SpooledDone {
+    /// Numbers of events that were sent.
     done: Vec<u64>,
 }
 
@@ -48,6 +50,7 @@ struct SpooledDone {
 #[derive(Debug)]
 pub(super) struct Spool {
     folder: PathBuf,
+    /// This process's file.
     path: PathBuf,
     journal: RefCell<SpoolFile>,
     /// What the log was told of already: that the disk takes nothing, and which files cannot be taken over.
@@ -57,13 +60,16 @@ pub(super) struct Spool {
 /// So that a disk that stays full is one line.
 #[derive(Debug, Default)]
 struct ToldFaults {
+    /// Whether the last write failed.
     failing: bool,
+    /// Files of other processes that could not be read.
     files: HashSet<PathBuf>,
 }
 
 /// Appended to, and written anew when most of it is done.
 #[derive(Debug)]
 struct SpoolFile {
+    /// The file, locked while this process runs.
     file: File,
     /// Bytes that are surely in the file: what was written in part is cut off again.
     length: u64,

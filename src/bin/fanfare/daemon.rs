@@ -22,6 +22,7 @@ const OS_ERROR: u8 = 71;
 
 /// The exit codes of a process that a second signal ended, as shells count them.
 const TERMINATED: i32 = 128 + 15;
+/// The same for SIGINT.
 const INTERRUPTED: i32 = 128 + 2;
 
 /// Why the process ends with an error: one line, and its exit code.
@@ -36,6 +37,7 @@ impl From<io::Error> for ExitError {
 /// The name by which systemd passes the socket for the HTTP API: set with `FileDescriptorName=`, or the name of its
 /// unit (`sd_listen_fds_with_names(3)`).
 const API: &str = "api";
+/// The name of the API's socket if its unit has no `FileDescriptorName=`.
 const API_UNIT: &str = "fanfare-api.socket";
 
 /// How often the log says how many connections are left while they leave.
@@ -78,6 +80,7 @@ impl Signals {
 
 /// Listeners that were there before this process, and stay when it ends.
 pub(crate) struct InheritedListener {
+    /// Listeners from systemd or the previous process.
     passed: PassedListeners,
     /// Systemd keeps them, and the files that they may have.
     by_systemd: bool,

@@ -94,7 +94,9 @@ pub(crate) fn notify_predecessor() {
 
 /// A process that has been started to go on.
 pub(crate) struct Successor {
+    /// The successor's process id, which systemd is given as the main one.
     pub(crate) pid: u32,
+    /// Resolves once the successor serves, with the stream to it, or has failed.
     serves: oneshot::Receiver<Result<UnixStream, HandoverError>>,
 }
 
@@ -149,6 +151,9 @@ impl Successor {
     }
 }
 
+/// Waits for the line that the successor writes once it serves.
+/// # Errors
+/// The successor ends, or closes the stream, before it serves.
 fn read_ready(child: &mut Child, line: UnixStream) -> Result<UnixStream, HandoverError> {
     let mut reader = BufReader::new(line);
     if reader.by_ref().lines().map_while(Result::ok).any(|line| line == SERVING) {

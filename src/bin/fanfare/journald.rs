@@ -23,6 +23,7 @@ pub(crate) fn is_listening() -> bool {
     !named.is_empty() && own_stream().is_ok_and(|own| own == named)
 }
 
+/// Device and inode of standard error, in the form of `JOURNAL_STREAM`.
 fn own_stream() -> io::Result<String> {
     let data = File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata()?;
     Ok(format!("{}:{}", data.dev(), data.ino()))

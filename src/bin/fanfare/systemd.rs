@@ -14,7 +14,9 @@ use tracing::warn;
 /// The line to systemd, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Systemd {
+    /// The socket of `NOTIFY_SOCKET`; `None` without systemd.
     socket: Option<UnixDatagram>,
+    /// The time within which systemd wants to hear of life, by `WATCHDOG_USEC`.
     watchdog: Option<Duration>,
 }
 
@@ -39,10 +41,12 @@ impl Systemd {
         self.watchdog.map(|within| within / 2)
     }
 
+    /// Reports that the server serves (`Type=notify`).
     pub(crate) fn ready(&self) {
         self.notify("READY=1");
     }
 
+    /// Resets the watchdog.
     pub(crate) fn alive(&self) {
         self.notify("WATCHDOG=1");
     }
@@ -64,6 +68,7 @@ impl Systemd {
         self.notify(&format!("MAINPID={pid}"));
     }
 
+    /// Sends a state. A failure is only logged, since the server works without systemd's attention.
     fn notify(&self, state: &str) {
         if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(state.as_bytes())) {
             warn!(%error, "systemd cannot be told {state}");
@@ -81,6 +86,9 @@ pub(crate) fn sockets() -> io::Result<Vec<(Option<String>, OwnedFd)>> {
     given.into_iter().map(|(name, given)| Ok((name, listener(given.into_std())?))).collect()
 }
 
+/// A listener that systemd passed, closed on exec.
+/// # Errors
+/// The descriptor is no listening socket.
 fn listener(given: OwnedFd) -> io::Result<OwnedFd> {
     fcntl_setfd(&given, FdFlags::CLOEXEC)?;
     let family = sockopt::socket_domain(&given)?;

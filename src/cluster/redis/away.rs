@@ -19,6 +19,7 @@ pub(super) const MASTER_PATIENCE: Duration = Duration::from_secs(2);
 /// How often what is away is looked at; each time that it goes away again half as often, but often enough that no node
 /// is taken for dead because others came back long before it.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The pause between two checks is doubled at most so often.
 const MOST_DOUBLINGS: u32 = 3;
 
 /// For how long it is remembered that something was away before.
@@ -59,6 +60,7 @@ pub(super) fn names_of(parts: &[AwayPart]) -> String {
 /// What is away, and why. It outlives the link.
 #[derive(Clone, Default, Debug)]
 pub(super) struct AwayParts {
+    /// What is away, with the error of each.
     parts: BTreeMap<AwayPart, String>,
     /// The keys by which it is seen whether a slot has moved.
     keys: BTreeMap<u16, SlotKeys>,
@@ -92,6 +94,7 @@ impl AwayParts {
         }
     }
 
+    /// Notes that a part is away, and the error that shows it.
     pub(super) fn note_away(&mut self, part: AwayPart, why: String) {
         self.count_loss(&part);
         self.parts.insert(part, why);
@@ -111,6 +114,7 @@ impl AwayParts {
         self.parts.contains_key(&AwayPart::Master(at.clone()))
     }
 
+    /// Whether a slot by itself is away, while it is moved.
     pub(super) fn has_slot(&self, slot: u16) -> bool {
         self.parts.contains_key(&AwayPart::Slot(slot))
     }
@@ -147,6 +151,7 @@ impl AwayParts {
         }
     }
 
+    /// Forgets masters that are away, so that all are tried again.
     pub(super) fn forget_masters(&mut self) {
         self.parts.retain(|part, _| matches!(part, AwayPart::Slot(_)));
     }

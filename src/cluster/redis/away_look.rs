@@ -42,6 +42,7 @@ impl RedisConnections {
         }
     }
 
+    /// Whether no server could be asked for the slot over this link. A command without a slot can always be sent.
     pub(super) fn is_dark(&self, slot: Option<u16>) -> bool {
         slot.is_some_and(|slot| self.dark.contains(&slot))
     }
@@ -104,15 +105,19 @@ impl RedisConnections {
 
 /// A look at what is away, beside the link.
 struct AwayLook {
+    /// User, password and database for new connections.
     login: Client,
+    /// Certificates for new connections.
     tls: Arc<RedisTls>,
     /// One that knows who has which slots.
     asked: (String, MultiplexedConnection),
     /// Masters that the link is made to.
     up: BTreeSet<HostPort>,
+    /// What is away, as it was when the check began.
     away: AwayParts,
     /// Slots that nobody could be asked for.
     dark: BTreeSet<u16>,
+    /// Slots that are being moved, each with a connection to its master and the keys to try.
     stuck: Vec<(u16, MultiplexedConnection, SlotKeys)>,
     keys: RedisKeys,
 }

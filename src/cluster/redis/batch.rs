@@ -15,14 +15,17 @@ use crate::cluster::scripts::Script;
 #[derive(Debug)]
 pub(super) struct CommandBatch<E> {
     commands: Vec<LeasedCommand>,
+    /// A tag for each command's reply, in the same order.
     expected: Vec<E>,
 }
 
 impl<E> CommandBatch<E> {
+    /// An empty batch.
     pub(super) fn new() -> Self {
         Self { commands: Vec::new(), expected: Vec::new() }
     }
 
+    /// Whether nothing is to be sent.
     pub(super) fn is_empty(&self) -> bool {
         self.expected.is_empty()
     }
@@ -31,6 +34,7 @@ impl<E> CommandBatch<E> {
         self.expected.len()
     }
 
+    /// Adds a command, and the tag that its reply is returned with.
     pub(super) fn add_command(&mut self, command: impl Into<LeasedCommand>, expected: E) {
         self.commands.push(command.into());
         self.expected.push(expected);

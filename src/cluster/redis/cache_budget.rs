@@ -20,14 +20,17 @@ pub(super) struct CacheBudget {
     apps: HashMap<AppId, BudgetedEvents>,
 }
 
+/// The cached events of one app.
 #[derive(Debug)]
 struct BudgetedEvents {
+    /// Least recently published first.
     events: LruCache<ChannelName, BudgetedEvent>,
     bytes: usize,
 }
 
 #[derive(Debug)]
 struct BudgetedEvent {
+    /// Its bytes in Redis, with overhead.
     bytes: usize,
     /// Of the publish: a later one of the same channel has replaced it.
     serial: u64,

@@ -58,6 +58,7 @@ pub(super) struct RedisConnections {
     pub(super) node: u64,
     /// What of a Redis Cluster the link is made without, and the slots that nobody can be asked for over it.
     pub(super) away: AwayParts,
+    /// Slots for which no server could be asked over this link.
     pub(super) dark: BTreeSet<u16>,
     /// Every lease under which something may be held still: those of before, and those that were registered over this
     /// link or may have been.
@@ -68,7 +69,9 @@ pub(super) struct RedisConnections {
 /// its yet.
 /// Commands of one batch may go to many servers, and come back to their places.
 struct RoutedCommand {
+    /// The command's place in the batch.
     index: usize,
+    /// The server that an `ASK` named, to which it is sent once with `ASKING`.
     asking: Option<u16>,
 }
 
@@ -131,6 +134,9 @@ impl RedisConnections {
         if self.dark.len() == self.slots.len() { Err(LinkError::Uncovered) } else { Ok(()) }
     }
 
+    /// Connects to a master of a Redis Cluster.
+    /// # Errors
+    /// The server refuses, or does not answer in time.
     async fn connect_in_time(&self, at: HostPort) -> Result<RedisServer, LinkError> {
         let login = (&self.login, &*self.tls);
         timeout(MASTER_PATIENCE, RedisServer::connect(login, at, self.pushes.clone())).await?
@@ -237,6 +243,7 @@ impl RedisConnections {
         self.look_for_refusal(&names, &answers)
     }
 
+    /// Checks replies for one that refuses the subscription to a topic.
     fn look_for_refusal(&self, names: &[&String], answers: &[Value]) -> Result<(), LinkError> {
         let refused = names.iter().zip(answers).find_map(|(name, answer)| match answer {
             Value::ServerError(error) => {
@@ -419,10 +426,12 @@ impl RedisConnections {
     }
 }
 
+/// Asks a server which master has which slots.
 pub(super) async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, LinkError> {
     Ok(cmd("CLUSTER").arg("SLOTS").query_async(commands).await?)
 }
 
+/// A command with a topic as its only argument.
 fn of_topic(name: &str, topic: &str) -> Cmd {
     let mut command = cmd(name);
     command.arg(topic);

@@ -56,6 +56,9 @@ pub async fn probe_servers(
     }
 }
 
+/// Connects as a node does, and examines the server.
+/// # Errors
+/// The connection fails, or Redis refuses something that every node needs.
 async fn examine_server(
     urls: &[String],
     tls: &Arc<RedisTls>,
@@ -326,9 +329,12 @@ fn parse_info(info: &str) -> RedisFinding {
     }
 }
 
+/// The remedy for a server that does not answer a connection with TLS.
 const SILENT: &str =
     "no answer in three seconds: a firewall drops what is sent there, or it is no Redis";
+/// The remedy for a server that does not answer a connection without TLS.
 const SILENT_TLS: &str = "no answer in three seconds: a firewall drops what is sent there, or it speaks no TLS there (redis://)";
+/// The remedy for a refused login.
 const LOGIN: &str = "it refuses the user or the password: correct them in cluster.redis, redis://USER:PASSWORD@HOST";
 
 /// What is wrong, and how to mend it.
@@ -376,6 +382,7 @@ fn server_words(error: &RedisError) -> Option<String> {
     Some(one_line(&format!("{code} {}", error.detail().unwrap_or_default())))
 }
 
+/// Error text on one line, cut to a length for the log.
 fn one_line(words: &str) -> String {
     const MAX_REQUESTS: usize = 200;
     let words: String =

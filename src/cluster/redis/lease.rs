@@ -243,6 +243,7 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
+    /// The command that fences a lease: commands under it are refused from then on.
     pub(super) fn fence_command(&self, lease: &Lease) -> LeasedCommand {
         fence_lease(self.keys.fence_key(lease.tag), &lease.id).into()
     }
@@ -349,6 +350,7 @@ impl LinkWriter<'_> {
         Ok(shown)
     }
 
+    /// Reads the leases of nodes of an older version, which do not seal their envelopes.
     fn note_old(&self, value: &Value) -> Vec<(String, String)> {
         let old = old_leases(value);
         self.dedup.borrow_mut().take_unsealed(!old.is_empty());
@@ -379,6 +381,7 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
+    /// The command that lists the leases of nodes of an older version.
     fn look_for_old(&self) -> redis::Cmd {
         let mut old = cmd("ZRANGE");
         old.arg(self.keys.leases_of_old()).arg(0).arg(-1).arg("WITHSCORES");
@@ -396,6 +399,7 @@ impl LinkWriter<'_> {
         batch.send_all(&mut self.servers, self.status).await.map(drop)
     }
 
+    /// Reads the fences of some servers. A server that is away is left out.
     pub(super) async fn look_at(
         &mut self,
         tags: Vec<u16>,
@@ -430,10 +434,13 @@ impl LinkWriter<'_> {
 
 /// What an answer to a renewal shows.
 enum RenewalResult {
+    /// The renewal of the own lease with that tag.
     Own(u16),
     Probe,
+    /// The leases of nodes of an older version.
     Old,
     Tags,
+    /// The fence with that tag, which is not this node's.
     Elsewhere(u16),
 }
 

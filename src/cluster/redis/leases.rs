@@ -18,12 +18,14 @@ pub(super) const UNFENCED: u16 = u16::MAX;
 /// A lease on the server that has a tag's slot.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Lease {
+    /// The number whose slot decides which server keeps the lease.
     pub(super) tag: u16,
     /// The node in front, by which others know its next lease for that of the same node; then a number of its own.
     pub(super) id: String,
 }
 
 impl Lease {
+    /// A new lease of a node, with a random id.
     pub(super) fn new(node: u64, tag: u16) -> Self {
         Self { tag, id: format!("{}{:08x}", node_of(node), super::random_number() as u32) }
     }

@@ -81,6 +81,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to make the link.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// The pause before the first reconnect; it doubles with each failure.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long what must not be forgotten waits for Redis.
@@ -115,6 +116,7 @@ impl fmt::Debug for LinkSettings {
 /// Why the link was lost.
 #[derive(Debug)]
 enum LinkError {
+    /// An error of the connection, or of Redis itself.
     Redis(redis::RedisError),
     /// It did not answer in time.
     Silent,
@@ -192,6 +194,7 @@ impl From<tokio::time::error::Elapsed> for LinkError {
 #[derive(Clone, Debug)]
 struct PendingPublish {
     since: Instant,
+    /// Its number among this node's publishes, by which receivers recognise it.
     serial: u64,
     /// Subscribers here have it already.
     told: bool,
@@ -209,7 +212,9 @@ struct LinkState {
     node: u64,
     /// The node was told to stop, which outlives the link that it was told over.
     stopping: bool,
+    /// The last serial that was given.
     serial: u64,
+    /// Publishes that Redis has not confirmed, in order.
     held: VecDeque<PendingPublish>,
     /// What waits longer than events may, and is said before them.
     urgent: Vec<PendingPublish>,
@@ -222,10 +227,13 @@ struct LinkState {
     untold: HashSet<Topic>,
     /// What Redis took within the last seconds, and the runs of its servers that did.
     recent: RecentPublishes,
+    /// The run id of each server, which changes when it restarts.
     runs: BTreeMap<HostPort, String>,
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<PendingPublish>,
+    /// Until when logs are known not to expire.
     lasting: LogExpiry,
+    /// Bytes of cached events that this node has published.
     keeping: CacheBudget,
     /// Connections by app.
     connections: HashMap<AppId, usize>,
@@ -233,6 +241,7 @@ struct LinkState {
     leases: Vec<Lease>,
     /// Those that were cleared last: a server that takes over may not have heard of it.
     cleared: VecDeque<Lease>,
+    /// The leases of other nodes.
     peers: Peers,
     /// Since when each server had its data, as was last seen; to know if it has lost it.
     epochs: HashMap<u16, u64>,
@@ -246,10 +255,13 @@ struct LinkState {
 /// The far end of a link, over Redis.
 #[derive(Debug)]
 pub struct RedisDriver {
+    /// Limits and intervals from the settings.
     settings: LinkSettings,
     address: RedisAddress,
     keys: RedisKeys,
+    /// The topics of this node, shared with the workers.
     topics: Arc<Topics>,
+    /// Seals envelopes with the apps' secrets.
     seals: EnvelopeSeals,
     far: LinkDriver,
     kept: LinkState,

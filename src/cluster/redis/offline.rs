@@ -13,10 +13,13 @@ use crate::cluster::topics::{TopicEntry, Topics};
 
 /// What it takes to carry them out.
 pub(super) struct OfflineRequests<'a> {
+    /// State that survives a lost link.
     pub(super) kept: &'a mut LinkState,
     pub(super) topics: &'a Topics,
     pub(super) keys: &'a RedisKeys,
+    /// Recognises envelopes that were received before.
     pub(super) dedup: &'a RefCell<Deduplicator>,
+    /// Shared with the senders of requests.
     pub(super) status: &'a LinkStatus,
 }
 
@@ -81,6 +84,7 @@ impl LinkWriter<'_> {
         self.link.alone.extend(answer);
     }
 
+    /// Hands events out that were made with local knowledge.
     pub(super) async fn forward_offline(&mut self) -> Result<(), LinkError> {
         // A place first, so that none is taken out that is then not put anywhere.
         while !self.link.alone.is_empty() {

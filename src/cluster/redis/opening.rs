@@ -16,6 +16,7 @@ pub(super) const REOPENED: usize = 256;
 
 /// A topic that is being taken part in, and what Redis has of it.
 pub(super) struct TopicOpening {
+    /// The topic that is being opened.
     pub(super) topic: Topic,
     /// Who is present, on presence channels.
     pub(super) loaded: Option<LoadedRoster>,

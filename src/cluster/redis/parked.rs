@@ -20,10 +20,13 @@ type ClientName = (AppId, String);
 pub(super) struct ParkedClients {
     /// In the order in which they are told.
     order: VecDeque<ClientName>,
+    /// The latest state of each client.
     by_name: HashMap<ClientName, Parked>,
+    /// Bytes of waiting states, by app.
     bytes: HashMap<AppId, usize>,
 }
 
+/// Bytes that a waiting state counts as.
 fn bytes_of(parked: &Parked) -> usize {
     PARKED_BYTES + parked.record.len()
 }

@@ -23,11 +23,14 @@ pub(super) struct SlotMoves {
 
 /// Everything that comes in on the connections that listen.
 pub(super) struct PushStream {
+    /// Pushes of all connections of the link.
     pushes: mpsc::UnboundedReceiver<PushInfo>,
+    /// Slots whose subscriptions have ended because they moved.
     moves: Rc<RefCell<SlotMoves>>,
 }
 
 impl PushStream {
+    /// The pushes of a link.
     pub(super) fn new(
         pushes: mpsc::UnboundedReceiver<PushInfo>,
         moves: Rc<RefCell<SlotMoves>>,
@@ -59,6 +62,7 @@ impl PushStream {
         None
     }
 
+    /// Reads a push. `None` for the end of a subscription, which is noted, and for pushes without a message.
     fn read_push(&self, push: PushInfo) -> Option<Msg> {
         if push.kind == PushKind::SUnsubscribe {
             // A push without a name unsubscribes from no topic that this node has.

@@ -128,6 +128,7 @@ impl RedisConnections {
         self.moves.borrow_mut().moved.extend(slots.map(|(slot, _)| slot));
     }
 
+    /// The server in that place, unless the table has changed.
     fn server_at(&self, place: u16) -> Option<&RedisServer> {
         self.servers.get(usize::from(place))
     }

@@ -39,6 +39,7 @@ pub(super) struct Sentinels {
     head: String,
     /// What stands behind host and port in the URL of the master.
     tail: String,
+    /// Certificates for connections to Sentinels and masters.
     tls: Arc<RedisTls>,
     /// Host and port of the master that was named last.
     master: Option<HostPort>,

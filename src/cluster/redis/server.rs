@@ -69,7 +69,9 @@ impl LeasedCommand {
 /// Which of a server's two connections.
 #[derive(Clone, Copy)]
 pub(super) enum ConnectionRole {
+    /// Commands and their replies.
     Commands,
+    /// Subscriptions and their pushes.
     Listening,
 }
 
@@ -132,6 +134,7 @@ impl RedisServer {
         command
     }
 
+    /// The connection for commands, or the one for subscriptions.
     pub(super) fn connection_for(&self, which: ConnectionRole) -> MultiplexedConnection {
         match which {
             ConnectionRole::Commands => self.commands.clone(),

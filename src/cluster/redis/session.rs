@@ -59,6 +59,7 @@ pub(super) struct LinkWriter<'a> {
     pub(super) servers: RedisConnections,
     /// The topic of this node's words to itself.
     pub(super) probe: String,
+    /// Limits and intervals from the settings.
     pub(super) settings: &'a LinkSettings,
     pub(super) keys: &'a RedisKeys,
     /// What this node takes part in, shared with the workers.
@@ -67,13 +68,16 @@ pub(super) struct LinkWriter<'a> {
     pub(super) seals: &'a EnvelopeSeals,
     /// Decides what of the logs is believed.
     pub(super) trust: EnvelopeTrust<'a>,
+    /// Requests from the workers.
     pub(super) requests: &'a mut RequestReceiver<LinkRequest>,
     pub(super) events: &'a mpsc::Sender<LinkEvent>,
+    /// Shared with the senders of requests.
     pub(super) status: &'a LinkStatus,
     /// Bytes that may wait for what is away.
     pub(super) max_queued: usize,
     /// Lasts from one link to the next: what waits, and what was said.
     pub(super) kept: &'a mut LinkState,
+    /// State of this link alone.
     pub(super) link: WriterState,
     /// Shared with the half that listens.
     pub(super) dedup: &'a RefCell<Deduplicator>,
@@ -86,6 +90,7 @@ pub(super) struct WriterState {
     pub(super) batch: Vec<LinkRequest>,
     /// Topics to be counted, and whether subscribers want to know; and when some were last.
     pub(super) changed: HashMap<Topic, bool>,
+    /// When counts were last sent.
     pub(super) counted: LastRun,
     /// Apps whose connections are to be counted.
     pub(super) connections: HashSet<AppId>,
@@ -103,6 +108,7 @@ pub(super) struct WriterState {
     pub(super) alone: Vec<LinkEvent>,
     /// Looks at what is away.
     pub(super) looking: Option<JoinHandle<Vec<AwayPart>>>,
+    /// When parts that are away were last checked.
     pub(super) looked_away: LastRun,
     /// Lapsed leases are being cleared.
     pub(super) reaping: bool,
@@ -124,6 +130,7 @@ impl LastRun {
         self.0 = Some(Instant::now());
     }
 
+    /// Time since the last run; for ever if there was none.
     pub(super) fn elapsed(&self) -> Duration {
         self.0.map_or(Duration::MAX, |last| last.elapsed())
     }
@@ -236,6 +243,7 @@ impl LinkWriter<'_> {
         self.seals.sealed_parts(&topic.app, &self.keys.topic_name(topic), &envelope)
     }
 
+    /// The keys of a channel, by their letters (see `scripts/mod.rs`).
     pub(super) fn channel_keys(&self, topic: &Topic, parts: &str) -> Vec<String> {
         parts.chars().map(|part| self.keys.channel_key(topic, part)).collect()
     }

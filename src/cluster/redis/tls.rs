@@ -21,6 +21,7 @@ const PEM: &str = "-----BEGIN";
 
 /// How connections to Redis are secured.
 pub struct RedisTls {
+    /// The files or texts to read.
     sources: TlsSources,
     /// As they were read last without a fault; none where nothing is set.
     last: Mutex<Option<TlsCertificates>>,
@@ -44,6 +45,7 @@ pub struct UnusableTlsFile {
     pub setting: &'static str,
     /// What could not be used.
     pub file: PathBuf,
+    /// Why it could not be used.
     pub error: io::Error,
 }
 

@@ -18,6 +18,7 @@ pub(super) struct EnvelopeTrust<'a> {
     /// By which an app's own envelopes are known.
     pub(super) seals: &'a EnvelopeSeals,
     pub(super) keys: &'a RedisKeys,
+    /// Notes whether nodes without seals exist.
     pub(super) dedup: &'a RefCell<Deduplicator>,
     pub(super) figures: &'a LinkMetrics,
 }

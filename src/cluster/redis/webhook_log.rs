@@ -138,6 +138,7 @@ impl LinkWriter<'_> {
         }
     }
 
+    /// Writes waiting entries of all apps to their logs, in batches.
     pub(super) async fn write_logs(&mut self) -> Result<(), LinkError> {
         loop {
             let mut batch = CommandBatch::new();
@@ -165,6 +166,7 @@ impl LinkWriter<'_> {
         }
     }
 
+    /// The script call that writes entries of one app, under this node's lease or under a `cleared` one.
     fn add_log_writes<'a>(
         &self,
         app: &AppId,
@@ -191,6 +193,7 @@ impl LinkWriter<'_> {
         write.call(&keys, said).into()
     }
 
+    /// Reads the reply to a write: removes what was written, and notes what did not fit.
     fn confirm_writes(
         &mut self,
         app: &AppId,
@@ -285,6 +288,7 @@ impl LinkWriter<'_> {
         Ok(elsewhere)
     }
 
+    /// Reads the reply to a read: hands entries out, and notes whether this node holds the office.
     async fn note_read(
         &mut self,
         app: AppId,

@@ -130,6 +130,7 @@ pub(in crate::cluster) struct ClaimReply<'a> {
 }
 
 impl<'a> ClaimReply<'a> {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &'a Value) -> Option<Self> {
         let [owner, record, since, withdrawals] = reply::as_list(value) else { return None };
         let record = reply::as_bytes(record).and_then(|bytes| {
@@ -149,9 +150,11 @@ impl<'a> ClaimReply<'a> {
 pub(in crate::cluster) struct ParkArgs<'a> {
     /// The hash of its token.
     pub(in crate::cluster) key: &'a str,
+    /// The node whose client it is.
     pub(in crate::cluster) node: u64,
     /// Sealed; empty: it is to be deleted.
     pub(in crate::cluster) record: Vec<u8>,
+    /// For how long the record is kept.
     pub(in crate::cluster) window: Duration,
     /// Its connection has ended, so that no node has it.
     pub(in crate::cluster) ended: bool,
@@ -189,6 +192,7 @@ pub(in crate::cluster) struct SweepReply {
 }
 
 impl SweepReply {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &Value) -> Option<Self> {
         Some(match reply::as_list(value) {
             [expired, waiting] => {

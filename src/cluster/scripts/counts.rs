@@ -58,6 +58,7 @@ return totals
 
 /// Counts of some channels of an app on this node.
 pub(in crate::cluster) struct CountArgs<'a> {
+    /// The app whose channels are counted.
     pub(in crate::cluster) app: &'a AppId,
     /// How long the app's webhook log may be; 0: no webhook asks for counts.
     pub(in crate::cluster) most_logged: usize,
@@ -90,16 +91,20 @@ impl CountArgs<'_> {
 /// The total of one channel over all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::cluster) struct CountTotal {
+    /// Subscriptions on all nodes.
     pub(in crate::cluster) total: usize,
+    /// Which subscribers are told.
     pub(in crate::cluster) audience: CountAudience,
 }
 
 /// Who gets a total, with its version by Redis's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::cluster) enum CountAudience {
+    /// None: the total has not changed, or nobody asked.
     Nobody,
     /// Only subscribers of this node: the others have it.
     Here(u64),
+    /// Subscribers on all nodes, with the total's version.
     Everybody(u64),
 }
 

@@ -169,6 +169,7 @@ return {envelope, redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[2]) or '0'
 /// One event that is logged and sent.
 pub(in crate::cluster) struct LoggedEvent {
     pub(in crate::cluster) topic: String,
+    /// The sealed envelope, around its version.
     pub(in crate::cluster) parts: EnvelopeParts,
     /// Seconds that its log must last; negative if it is known to last so long already.
     pub(in crate::cluster) lasts: i64,
@@ -195,6 +196,7 @@ pub(in crate::cluster) fn publish_again(
     add_events(Script::PublishAgain.call(&[log]), most, &[event])
 }
 
+/// Adds the arguments of each event.
 fn add_events(mut call: ScriptCall, most: usize, events: &[LoggedEvent]) -> ScriptCall {
     call.arg(most);
     for LoggedEvent { topic, parts: EnvelopeParts { head, mac, rest }, lasts, room } in events {
@@ -205,6 +207,7 @@ fn add_events(mut call: ScriptCall, most: usize, events: &[LoggedEvent]) -> Scri
 
 /// An event of a cache channel.
 pub(in crate::cluster) struct CacheArgs<'a> {
+    /// The envelope with the event's data, which the cache keeps.
     pub(in crate::cluster) event: LoggedEvent,
     /// Milliseconds for which it is cached.
     pub(in crate::cluster) ttl: u64,
@@ -215,6 +218,7 @@ pub(in crate::cluster) struct CacheArgs<'a> {
     /// When it was taken by a server that may have lost it since; 0: never. And it as a plain event, which is sent if
     /// a later one is cached by now.
     pub(in crate::cluster) taken: u64,
+    /// The envelope without the data, for a repeated event that is no longer the last.
     pub(in crate::cluster) plain: Option<&'a EnvelopeParts>,
 }
 
@@ -243,6 +247,7 @@ pub(in crate::cluster) struct CacheReply {
 }
 
 impl CacheReply {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &Value) -> Option<Self> {
         let [version, cut] = reply::as_list(value) else { return None };
         Some(Self { version: reply::as_number(version)?, cut: reply::as_number(cut)? })
@@ -263,6 +268,7 @@ pub(in crate::cluster) fn read_cached(keys: &[String]) -> ScriptCall {
 
 /// The cached event of a channel.
 pub(in crate::cluster) struct CachedReply {
+    /// The cached event's envelope.
     pub(in crate::cluster) envelope: Bytes,
     /// Milliseconds for which it is cached on.
     pub(in crate::cluster) ttl: u64,
@@ -271,6 +277,7 @@ pub(in crate::cluster) struct CachedReply {
 }
 
 impl CachedReply {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &Value) -> Option<Self> {
         let [envelope, ttl, last] = reply::as_list(value) else { return None };
         let envelope = Bytes::copy_from_slice(reply::as_bytes(envelope)?);
@@ -290,6 +297,7 @@ pub(in crate::cluster) fn read_missed(keys: &[String], after: u64, most: usize) 
 pub(in crate::cluster) struct MissedEntries {
     /// The place that the log ends at.
     pub(in crate::cluster) last: u64,
+    /// Whether entries before these were cut off.
     pub(in crate::cluster) reaches: LogCoverage,
     /// Envelopes, the oldest first.
     pub(in crate::cluster) entries: Vec<Bytes>,
@@ -307,6 +315,7 @@ pub(in crate::cluster) enum LogCoverage {
 }
 
 impl MissedEntries {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &Value) -> Option<Self> {
         let [last, reaches, entries] = reply::as_list(value) else { return None };
         let reaches = match reply::as_number(reaches)? {

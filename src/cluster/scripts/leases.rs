@@ -114,6 +114,7 @@ redis.call('HSET', fence, unpack(change))
 return {now, all}
 ";
 
+/// The script that renews a lease, with the clock's code in it.
 pub(super) fn renew() -> String {
     RENEW.replace("CLOCK", CLOCK)
 }

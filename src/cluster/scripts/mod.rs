@@ -67,10 +67,12 @@ end
 #[derive(Debug)]
 pub(super) struct ScriptCall {
     pub(super) script: Script,
+    /// The command with its keys and arguments.
     pub(super) command: Cmd,
 }
 
 impl ScriptCall {
+    /// Adds an argument.
     fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
         self.command.arg(arg);
         self
@@ -134,6 +136,7 @@ pub(super) enum Script {
 }
 
 impl Script {
+    /// All scripts, to be loaded when a link is made.
     pub(super) const ALL: [Self; 23] = [
         Self::Join,
         Self::Leave,

@@ -103,6 +103,7 @@ pub(in crate::cluster) struct JoinArgs<'a> {
     /// Most users of the channel.
     pub(in crate::cluster) max: usize,
     pub(in crate::cluster) topic: &'a str,
+    /// The envelope that tells other nodes, around its version.
     pub(in crate::cluster) parts: &'a EnvelopeParts,
     /// The version of an earlier join, by Redis's clock; 0: a new one.
     pub(in crate::cluster) place: u64,
@@ -136,6 +137,7 @@ pub(in crate::cluster) enum JoinReply {
 }
 
 impl JoinReply {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &Value) -> Option<Self> {
         match value {
             Value::Nil => Some(Self::Full),

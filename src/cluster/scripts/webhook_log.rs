@@ -161,6 +161,7 @@ pub(in crate::cluster) struct LogWriteArgs<'a> {
     pub(in crate::cluster) most: usize,
     /// The app in the list of what the lease holds.
     pub(in crate::cluster) held: String,
+    /// The topic that wakes the log's reader.
     pub(in crate::cluster) wakeup_topic: String,
     /// The node that writes, in hexadecimal.
     pub(in crate::cluster) node: String,
@@ -200,6 +201,7 @@ pub(in crate::cluster) struct LogWriteReply<'a> {
 }
 
 impl<'a> LogWriteReply<'a> {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &'a Value) -> Option<Self> {
         let [marker, dropped, has_reader] = reply::as_list(value) else { return None };
         Some(Self {
@@ -225,12 +227,15 @@ pub(in crate::cluster) enum OfficeWish {
 pub(in crate::cluster) struct LogReadArgs<'a> {
     /// The node that reads, in hexadecimal.
     pub(in crate::cluster) node: &'a str,
+    /// Whether the office is wanted, kept, or given up.
     pub(in crate::cluster) wish: OfficeWish,
+    /// The topic that wakes the log's reader.
     pub(in crate::cluster) wakeup_topic: String,
     /// The app in the list of what the lease holds.
     pub(in crate::cluster) held: String,
     /// The last entry that was read; none: from the first on.
     pub(in crate::cluster) after: Option<&'a str>,
+    /// Most entries to read.
     pub(in crate::cluster) most: usize,
     /// Another node's lease that is known to hold no more, or empty.
     pub(in crate::cluster) lapsed: String,
@@ -262,18 +267,22 @@ impl LogReadArgs<'_> {
 /// Whether the reader holds the office now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::cluster) enum OfficeGrant {
+    /// Another node holds it.
     No,
     /// It did not hold it before.
     Anew,
+    /// This node has held it since its last read.
     Still,
 }
 
 /// What a log has.
 #[derive(Debug)]
 pub(in crate::cluster) struct LogReadReply {
+    /// Whether this node holds the office.
     pub(in crate::cluster) office: OfficeGrant,
     /// Entries in the log.
     pub(in crate::cluster) backlog: u64,
+    /// Entries from the requested place on.
     pub(in crate::cluster) entries: Vec<LogEntry>,
     /// Redis's time in milliseconds.
     pub(in crate::cluster) time: u64,
@@ -282,6 +291,7 @@ pub(in crate::cluster) struct LogReadReply {
 }
 
 impl LogReadReply {
+    /// Reads a reply; `None` if it has another shape.
     pub(in crate::cluster) fn parse(value: &Value) -> Option<Self> {
         let [office, backlog, entries, time, elsewhere] = reply::as_list(value) else {
             return None;
@@ -301,11 +311,13 @@ impl LogReadReply {
     }
 }
 
+/// Reads the lease and tag of another reader.
 fn read_holder(value: &Value) -> Option<(String, u16)> {
     let (id, tag) = reply::as_text(value)?.split_once(' ')?;
     Some((id.to_owned(), tag.parse().ok()?))
 }
 
+/// Reads an entry of a stream: its id and text.
 fn read_entry(value: &Value) -> Option<LogEntry> {
     let [id, fields] = reply::as_list(value) else { return None };
     let [_, text] = reply::as_list(fields) else { return None };

@@ -11,6 +11,7 @@ use super::{AppVariables, Laravel, PUSHER, REVERB};
 
 /// The variables that choose a Laravel app's broadcaster, from Laravel 11 on and before.
 const CONNECTION: &str = "BROADCAST_CONNECTION";
+/// The variable that Laravel read before version 11.
 const DRIVER: &str = "BROADCAST_DRIVER";
 
 /// The first Laravel that reads `BROADCAST_CONNECTION`.
@@ -35,11 +36,13 @@ pub struct LaravelDoubt {
 
 /// The files beside a `.env`, and the process's own variables, which go before it.
 struct LaravelFiles<'a> {
+    /// The environment of the app.
     laravel: &'a Laravel,
     names: &'a AppVariables,
     /// The broadcaster that speaks to this server, as Laravel calls it.
     wanted: &'static str,
     folder: &'a Path,
+    /// Variables of the process and of `.env`.
     variables: &'a Variables,
 }
 

@@ -15,6 +15,7 @@ pub use doubts::LaravelDoubt;
 /// Variables by name, as Laravel's `env()` answers them: those that are null are left out.
 /// Each with where it is written, since messages name the file and line or the variable.
 pub(super) struct Laravel {
+    /// Variables that were found, with their origins.
     found: FoundVariables,
 }
 
@@ -32,6 +33,7 @@ const REVERB: AppVariables = AppVariables {
     addresses: &["REVERB_", "VITE_REVERB_"],
     drop_in: &DropInFor { name: "REVERB_APP_ID", port: None },
 };
+/// The names that an app of the broadcaster `pusher` uses.
 const PUSHER: AppVariables = AppVariables {
     id: "PUSHER_APP_ID",
     key: "PUSHER_APP_KEY",
@@ -51,8 +53,11 @@ pub struct PublicAddress {
 
 /// Both servers name them alike, so that the rest need not tell them apart.
 struct AppVariables {
+    /// The variable with the app's id.
     id: &'static str,
+    /// The variable with the app's key.
     key: &'static str,
+    /// The variable with the app's secret.
     secret: &'static str,
     /// The prefixes of the variables with the server's address, for its backend and its pages.
     addresses: &'static [&'static str],

@@ -17,6 +17,7 @@ struct AddressPart {
     /// In Laravel's configuration, and so in the query of a URL.
     name: &'static str,
     variable: &'static str,
+    /// Writes its value into the URL.
     put: fn(&mut RedisUrl, &str) -> Result<(), WantedForm>,
 }
 

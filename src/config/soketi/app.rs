@@ -12,14 +12,18 @@ use crate::config::value::Value;
 /// The key of the list of apps.
 pub(super) const APPS: &str = "appManager.array.apps";
 
+/// Soketi's settings, and the port that it listens on by default.
 pub(super) const SOKETI: &DropInFor = &DropInFor { name: "Soketi's settings", port: Some(6001) };
 
 /// A field of an app: the spellings, of which the last that is given counts, the server's key with its
 /// default, Fanfare's key, and how it is read.
 struct AppField {
+    /// Its spellings; the last one that is given counts.
     names: [&'static str; 3],
+    /// The key of the server's settings that applies to all apps, if there is one.
     general: Option<&'static str>,
     key: &'static str,
+    /// How Soketi's value is converted.
     form: ValueForm,
 }
 
@@ -38,6 +42,7 @@ const fn limit_field(
     AppField { names, general: Some(general), key, form }
 }
 
+/// An app's settings of Soketi, each with its counterpart here.
 #[rustfmt::skip]
 const FIELDS: [AppField; 14] = [
     app_field(["id", "AppId", "id"], "id", ValueForm::Text),
@@ -62,8 +67,10 @@ const IDENTITY: [&str; 3] = ["id", "key", "secret"];
 /// Keys with a rule of their own, which the table above does not cover.
 const CLIENT_RATE: [&str; 3] =
     ["maxClientEventsPerSecond", "MaxClientEventsPerSecond", "max_client_events_per_sec"];
+/// The names of the switch for client events.
 const CLIENT_EVENTS: [&str; 3] =
     ["enableClientMessages", "EnableClientMessages", "enable_client_messages"];
+/// The names of the switch for sign-in.
 const USERS: [&str; 3] =
     ["enableUserAuthentication", "EnableUserAuthentication", "enable_user_authentication"];
 const WEBHOOKS: [&str; 3] = ["webhooks", "Webhooks", "webhooks"];

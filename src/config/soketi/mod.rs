@@ -400,6 +400,9 @@ impl Soketi {
 }
 
 impl GivenValue {
+    /// Converts the value.
+    /// # Errors
+    /// It has another form; the error names its origin.
     fn into_setting(self, key: &str, form: ValueForm) -> Result<Setting, Error> {
         match convert_value(&self.value, form) {
             Ok(value) => Ok(Setting { value, origin: self.origin }),
@@ -465,6 +468,7 @@ fn text(value: &Json) -> Option<String> {
     }
 }
 
+/// A boolean in any of the spellings that Soketi accepts.
 fn boolean(value: &Json) -> Option<bool> {
     match text(value)?.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
@@ -473,6 +477,7 @@ fn boolean(value: &Json) -> Option<bool> {
     }
 }
 
+/// A number, also as text.
 fn float(value: &Json) -> Option<f64> {
     match value {
         Json::Number(number) => number.as_f64(),

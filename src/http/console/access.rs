@@ -24,6 +24,7 @@ pub(super) const COOKIE_NAME: &str = "fanfare_console";
 /// Wrong tokens from one address within a minute after which none is looked at.
 /// Five tries a minute against 16 characters and more is no danger.
 const MAX_TRIES: u32 = 5;
+/// The time in which an address has its attempts at the token.
 const TRIES_FOR: Duration = Duration::from_secs(60);
 
 /// Addresses whose tries are remembered; with more, those of all count together.
@@ -104,6 +105,7 @@ pub struct ConsoleGate {
     tries: Mutex<HashMap<IpAddr, Tries>>,
 }
 
+/// The attempts of one address.
 #[derive(Debug)]
 struct Tries {
     /// When the first of them was.
@@ -112,9 +114,11 @@ struct Tries {
     wrong: u32,
 }
 
+/// The response to a visitor from elsewhere, if there is no token.
 const NOT_LOOPBACK: &str = "The console is for this machine alone: open it at a loopback address, and not through a proxy. \
      console.access = \"on\" with a console.token opens it to others.";
 
+/// The response to a login over plain HTTP.
 const PLAIN: &str = "The console takes its token over HTTPS only. console.allow_plain_http = true takes it over plain HTTP \
      too, where others on the way can read it.";
 

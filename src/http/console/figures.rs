@@ -33,6 +33,7 @@ const RATES: [(&str, OfTraffic); 7] = [
 /// between.
 #[derive(Debug)]
 pub(super) struct Sample {
+    /// When they were counted.
     at: Instant,
     /// In the order of [`RATES`].
     counts: [u64; RATES.len()],

@@ -11,6 +11,7 @@ use hyper::{Response, StatusCode};
 
 use crate::http::response::HttpResponse;
 
+/// The Content-Security-Policy: scripts and styles only from the server itself, and no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self' ws: wss:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -29,8 +30,11 @@ const ASSETS: [(&str, &str, &str); 11] = [
     ("/connect.js", JS, include_str!("../../console/page/connect.js")),
 ];
 
+/// The content type of style sheets.
 const CSS: &str = "text/css; charset=utf-8";
+/// The content type of scripts.
 const JS: &str = "text/javascript; charset=utf-8";
+/// The content type of pages.
 const HTML: &str = "text/html; charset=utf-8";
 
 /// The page, or the one that asks for the token.

@@ -33,6 +33,7 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncac
 /// A connection that the feed goes out on from now on.
 #[derive(Debug)]
 pub struct FeedStream {
+    /// The feed; dropping it closes it.
     pub(super) watching: Watching,
     /// Bytes of earlier responses that the client has not read yet.
     pub before: Vec<u8>,

@@ -16,11 +16,13 @@ const PAGE_SHARE: f64 = 0.1;
 #[derive(Debug, Default)]
 pub struct LastPage(Mutex<Option<MadePage>>);
 
+/// A page that was made.
 #[derive(Debug)]
 struct MadePage {
     page: Bytes,
     /// How many might have been made after it, at `since`.
     left: f64,
+    /// When it was made.
     since: Instant,
     /// How long it took to make.
     took: Duration,

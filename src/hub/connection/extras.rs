@@ -10,11 +10,14 @@ use crate::hub::withdrawal::Restrictions;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::User;
 
+/// State that few connections need, allocated when it is first used.
 #[derive(Default)]
 pub(super) struct ConnectionExtras {
     /// The one that has signed in.
     user: RefCell<Option<Box<User>>>,
+    /// Rights that a backend has withdrawn.
     restrictions: Cell<Option<Box<Restrictions>>>,
+    /// Presence channels that were left in this second.
     rejoins: Rejoins,
 }
 
@@ -25,6 +28,7 @@ impl fmt::Debug for ConnectionExtras {
 }
 
 impl Connection {
+    /// The extras, allocated now if they were not.
     fn extras(&self) -> &ConnectionExtras {
         self.extras.get_or_init(Box::default)
     }
@@ -37,6 +41,7 @@ impl Connection {
         }
     }
 
+    /// Signs the user in or out; returns the one before.
     pub(in crate::hub) fn set_user(&self, user: Option<User>) -> Option<Box<User>> {
         if user.is_none() && self.extras.get().is_none() {
             return None;

@@ -41,6 +41,7 @@ thread_local! {
 pub struct EngineStream {
     /// The revision that was agreed on, and what it allows.
     terms: GreetingTerms,
+    /// The request or WebSocket that receives packets now.
     receiver: EngineReceiver,
     /// A WebSocket that the client tries.
     probe: Option<Box<EngineSocket>>,
@@ -63,6 +64,7 @@ pub struct EngineStream {
 /// Who hears what is said.
 #[derive(Debug)]
 enum EngineReceiver {
+    /// No request receives; packets wait.
     Nobody,
     Polling(oneshot::Sender<Bytes>),
     Socket(Box<EngineSocket>),
