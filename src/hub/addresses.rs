@@ -19,7 +19,7 @@ pub struct ConnectionsPerAddress {
     pub handshakes: HandshakeLimit,
 }
 
-/// What one address has open.
+/// Open connections of one address.
 #[derive(Debug, Default, Clone, Copy)]
 struct AddressCounts {
     /// Sockets and sessions that were let in.
@@ -53,7 +53,7 @@ impl ConnectionsPerAddress {
         self.close(address, |open| open.sockets -= 1);
     }
 
-    /// Whether there is a limit, so that visits are counted.
+    /// Whether a limit is set; visits are counted only then.
     pub fn is_limited(&self) -> bool {
         self.max > 0
     }

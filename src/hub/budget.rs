@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 /// Units that come back each second, and how many may be spent before that.
 const A_SECOND: u32 = 10_000;
-/// What a burst may spend at once: a page that comes back subscribes to all its channels.
+/// The largest burst: a page that reconnects subscribes to all its channels at once.
 const SAVED: u32 = 30 * A_SECOND;
 
 /// Units beyond which what one message asks for is waited for at once, whatever was saved up: 96 MiB for others.
@@ -18,7 +18,7 @@ const HOPELESS: u32 = 2_000;
 /// Bytes written for a connection's doing, to itself or to others, that a unit pays for: 32 MiB a second.
 const BYTES_A_UNIT: usize = (32 << 20) / A_SECOND as usize;
 
-/// What costs units. How many a second there may be of each, if there is nothing else, is `A_SECOND` by its units.
+/// Kinds of work, by their cost. `A_SECOND` divided by the cost is how many a connection may cause each second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WorkKind {
     /// A message or a frame, whatever it says: 10,000 a second.
@@ -56,7 +56,8 @@ impl WorkKind {
         }
     }
 
-    /// How much nearer it brings a connection that is held up to its end. Who joins much is slow, not hopeless.
+    /// How much a refusal of this kind counts towards closing a connection. A client that joins many channels is
+    /// slow, but does no harm.
     fn weight(self) -> u32 {
         match self {
             Self::Ping => 1,
@@ -122,7 +123,7 @@ impl WorkBudget {
         spent.saturating_sub(SAVED).div_ceil(A_SECOND / 100)
     }
 
-    /// Whether it goes on and on with what leads to nothing, however long it is held up.
+    /// Whether it keeps sending requests that are refused, however long it is throttled.
     pub fn is_hopeless(&self) -> bool {
         self.refused() >= HOPELESS
     }

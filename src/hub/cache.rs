@@ -12,7 +12,7 @@ use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
 
-/// What one entry costs beside its frame, about: the name, the map's and the list's part of it.
+/// Approximate bytes of an entry beside its frame: the name, and its parts of the map and the list.
 const OVERHEAD: usize = 200;
 
 /// One app's cached events.
@@ -48,7 +48,7 @@ pub struct CacheTerms {
     pub has_memory: bool,
 }
 
-/// An event as it was sent, and its data for whoever asks through the API.
+/// A cached event as it was sent, and its data for the HTTP API.
 #[derive(Clone, Debug)]
 pub struct CachedEvent {
     /// As subscribers got it.
@@ -57,7 +57,7 @@ pub struct CachedEvent {
     pub data: Box<str>,
     /// Looked at when it is read: nothing happens at that moment.
     pub expires: Instant,
-    /// Grows with each event of the app: tells a subscriber's copy from the one on its way.
+    /// Grows with each event of the app. Subscribers skip a frame whose version they have already.
     pub version: NonZeroU64,
 }
 

@@ -20,7 +20,7 @@ const FREED_LOOKS: u64 = 3;
 /// Bytes of a connection that are counted nowhere else, about.
 const CONNECTION_BYTES: u64 = 2 << 10;
 
-/// What may be used, and whether it is used up.
+/// Limits on sockets and memory, and whether they are reached.
 #[derive(Debug)]
 pub struct Capacity {
     /// Sockets of all apps together; 0: no limit.
@@ -34,18 +34,18 @@ pub struct Capacity {
     crowded: AtomicBool,
     /// The same of memory.
     heavy: AtomicBool,
-    /// What was last seen of the process, and what has been asked for since.
+    /// The last measurement of the process's memory, and requests to return memory since.
     memory: MemoryUse,
 }
 
-/// What was last seen of the process's memory.
+/// The last measurement of the process's memory.
 #[derive(Debug, Default)]
 struct MemoryUse {
     /// Bytes that it held, and those of them that are in use.
     held: AtomicU64,
     /// Bytes in use: held, less what the allocator keeps.
     used: AtomicU64,
-    /// What was counted for clients then, and the most of it whose memory may not have gone back yet.
+    /// Bytes counted for clients at that time, and the most of it that may not be back from the allocator yet.
     counted: AtomicU64,
     /// Bytes counted for clients at their highest since memory was last returned.
     peak: AtomicU64,
@@ -93,13 +93,13 @@ impl Capacity {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether sockets should go elsewhere.
+    /// Whether new sockets should go elsewhere.
     pub fn is_crowded(&self) -> bool {
         // Relaxed: a balancer asks again within seconds.
         used_up(&self.crowded, self.open.load(Ordering::Relaxed), self.max_connections)
     }
 
-    /// Whether memory is used up, as was last noted.
+    /// Whether memory was used up at the last measurement.
     pub fn is_heavy(&self) -> bool {
         // Relaxed: measured once a second, so a moment more is no difference.
         self.heavy.load(Ordering::Relaxed)
@@ -110,8 +110,8 @@ impl Capacity {
         self.max_memory
     }
 
-    /// Whether there is memory for `bytes` more, where `counted` are counted for clients now. Between two looks
-    /// at the process that is what says how much it grows; what is not counted may grow as much.
+    /// Whether `bytes` more fit into memory, where `counted` bytes are held for clients now. Between two
+    /// measurements the growth is estimated from this; memory that is not counted may grow as much.
     pub fn has_memory_for(&self, bytes: usize, counted: u64) -> bool {
         if self.max_memory == 0 {
             return true;
@@ -133,7 +133,7 @@ impl Capacity {
         }
     }
 
-    /// Whether clients have given back so much that it is worth asking the allocator for it. Asked once a second.
+    /// Whether clients have freed so much that the allocator should return it to the system. Called once a second.
     pub fn has_much_freed(&self, counted: u64) -> bool {
         let (memory, open) = (&self.memory, self.open.load(Ordering::Relaxed));
         let now = counted + open * CONNECTION_BYTES;
@@ -151,9 +151,9 @@ impl Capacity {
         is_time
     }
 
-    /// Notes what the process holds now, and what of that is `counted` for clients. What they gave back and the
-    /// allocator keeps is there for whoever comes next, and so is not in use: else a server that everybody has
-    /// left could wait for ever.
+    /// Notes the process's memory, and how much of it is `counted` for clients. Memory that clients freed and the
+    /// allocator keeps is reused, so it is not in use. Otherwise a server that all clients have left could refuse
+    /// new ones for ever.
     pub fn note_memory(&self, held: u64, counted: u64) {
         let (before, limit, memory) = (self.is_heavy(), self.max_memory, &self.memory);
         // Relaxed throughout: one worker measures; the others read single values.
@@ -173,7 +173,7 @@ impl Capacity {
     }
 }
 
-/// Whether `used` is all there is, or was and has not gone back by a twentieth since.
+/// Whether `used` reaches the limit, or did and has not gone down by a twentieth since.
 fn used_up(before: &AtomicBool, used: u64, max: u64) -> bool {
     let room = (max / 20).max(1);
     let held = before.load(Ordering::Relaxed) && used > max.saturating_sub(room);

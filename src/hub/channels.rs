@@ -37,7 +37,7 @@ struct ChannelSlot {
     generation: u32,
     /// How many of the channel's subscribers are subscribed to another channel too.
     shared: u32,
-    /// What deliveries need of it.
+    /// The part that deliveries need.
     channel: WorkerChannel,
 }
 
@@ -76,7 +76,7 @@ impl WorkerChannels {
         Some(ChannelHandle { slot, generation })
     }
 
-    /// The channel in that slot now; whoever keeps a handle uses `get`.
+    /// The channel in that slot now; a stored handle needs `get`, which checks the generation.
     pub(super) fn at(&self, slot: u32) -> Option<&WorkerChannel> {
         Some(&self.places.get(slot as usize)?.channel)
     }
@@ -140,12 +140,12 @@ impl WorkerChannels {
         }
     }
 
-    /// Whether none of the channel's subscribers is subscribed to another one.
+    /// Whether none of the channel's subscribers has another channel.
     pub(super) fn is_alone(&self, local: ChannelHandle) -> bool {
         self.places.get(local.slot as usize).is_some_and(|place| place.shared == 0)
     }
 
-    /// Gives up the place of a channel that nobody here is subscribed to.
+    /// Frees the place of a channel without subscribers on this worker.
     pub(super) fn close_if_empty(&mut self, slot: u32) -> bool {
         let Some(channel) = self.at(slot).filter(|channel| channel.subscribers.is_empty()) else {
             return false;

@@ -70,11 +70,11 @@ pub struct Connection {
     pub(super) resumption: OnceCell<Box<Resumption>>,
     /// Bytes of a message of its client that is not whole yet.
     partial: Cell<u32>,
-    /// Whether the subscription that it waited for may be, until its task has seen that.
+    /// The decision on the subscription that it waits for, until its task has read it.
     resumed: Cell<Option<bool>>,
     /// Times and flags for the liveness check.
     pub life: Liveness,
-    /// What it may have done for it.
+    /// The work that it may cause.
     pub budget: WorkBudget,
 }
 
@@ -84,29 +84,29 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// What the coarse clock needs to know; seconds of the worker's clock.
+/// State of the liveness check; seconds of the worker's clock.
 #[derive(Debug, Default)]
 pub struct Liveness {
     /// When the connection was made, or, once it is closing, when that began.
     pub since: Cell<u32>,
     /// When the connection was made, by [`Hub::nanos_since_start`](super::Hub::nanos_since_start).
     pub(super) made: Cell<u64>,
-    /// When something was last heard.
+    /// When something was last received.
     pub heard: Cell<u32>,
-    /// When a sign of life was asked for; 0: not since something was heard.
+    /// When it was pinged; 0: not since something was received.
     pub asked: Cell<u32>,
-    /// Whether its client answers `pusher:ping`, so that once it was asked, only what its program itself says is
-    /// life: a browser answers WebSocket pings for a page that it has put away, too.
+    /// Whether its client answers `pusher:ping`. Then only a message shows that the program lives: a browser
+    /// answers WebSocket pings also for a suspended page.
     pub answers_pings: Cell<bool>,
-    /// Whether it has signed in or joined a channel that asks for a signature.
+    /// Whether it has signed in or joined a channel with a signature.
     pub authorized: Cell<bool>,
-    /// Whether other nodes were told that its user is online.
+    /// Whether other nodes know that its user is online.
     pub online: Cell<bool>,
-    /// Whether the clock has seen it closing.
+    /// Whether the liveness check has seen it closing.
     pub ends: Cell<bool>,
-    /// Whether others were told that it has gone.
+    /// Whether its leaves were announced.
     pub left: Cell<bool>,
-    /// What was agreed on in the handshake.
+    /// The compression that the handshake agreed on.
     pub compression: Cell<Compression>,
 }
 
@@ -117,7 +117,7 @@ impl Liveness {
         self.asked.set(0);
     }
 
-    /// Whether nothing but data is a sign of life just now.
+    /// Whether only a message counts as a sign of life at the moment.
     pub fn wants_data(&self) -> bool {
         self.answers_pings.get() && self.asked.get() > 0
     }
@@ -128,9 +128,9 @@ impl Liveness {
 enum ConnectionPhase {
     /// Messages and frames pass.
     Open,
-    /// Its client goes on at another process: until it is closed, it is told nothing more.
+    /// Its client resumes at another process. Nothing more is sent to it before it is closed.
     Frozen,
-    /// A close frame is queued or sent: nothing more is said or heard.
+    /// A close frame is queued or sent. Nothing more is sent or read.
     Closing,
     /// The stream is broken or its time is up: the task ends at once.
     Over,
@@ -206,7 +206,7 @@ impl Connection {
         self.outbox.borrow().has_room(bytes, self.app().limits.outbox_bytes)
     }
 
-    /// What its worker carries for its app.
+    /// Its app's traffic on this worker.
     pub fn traffic(&self) -> &AppTraffic {
         self.directory.traffic_of(self.worker)
     }
@@ -221,7 +221,7 @@ impl Connection {
         self.enqueue(message.into_bytes());
     }
 
-    /// Whether it was not yet among those to be flushed; from now on it is.
+    /// Marks it as one to be flushed; returns whether it was not marked before.
     pub(super) fn mark_dirty(&self) -> bool {
         !self.touched.replace(true)
     }
@@ -231,7 +231,7 @@ impl Connection {
         self.touched.set(false);
     }
 
-    /// Writes what is queued, as far as the socket takes it. What is left waits for the task.
+    /// Writes queued frames as far as the socket takes them. The task writes the rest.
     pub fn flush(&self) {
         if self.blocked.get() {
             return;
@@ -249,7 +249,7 @@ impl Connection {
         self.outbox.borrow_mut().begin_counting(self.directory.held());
     }
 
-    /// Whether the socket has taken all that was queued.
+    /// Whether the socket has taken all queued frames.
     fn is_written(&self) -> bool {
         self.outbox.borrow().is_empty() && !self.stream.borrow().is_holding()
     }
@@ -350,7 +350,7 @@ impl Connection {
         self.wake_task();
     }
 
-    /// Whether its client need not have a WebSocket.
+    /// Whether its stream is an HTTP session, which may go without a request for a while.
     pub fn is_session(&self) -> bool {
         self.stream.borrow().is_session()
     }
@@ -383,7 +383,7 @@ impl Connection {
         self.wake_task();
     }
 
-    /// What [`Self::resume_subscription`] has left, once.
+    /// Takes the decision of [`Self::resume_subscription`].
     pub fn take_resumed(&self) -> Option<bool> {
         self.resumed.take()
     }
@@ -425,7 +425,7 @@ impl Connection {
         self.outbox.borrow().len()
     }
 
-    /// Takes what is queued, for tests that read what a detached connection was told.
+    /// Takes the queued bytes, for tests of a detached connection.
     pub fn take_queued(&self) -> Vec<u8> {
         let mut outbox = self.outbox.borrow_mut();
         let mut slices = Outbox::no_slices();
@@ -443,15 +443,14 @@ impl Connection {
         all
     }
 
-    /// Notes whom it is present as in the channel that it has just subscribed to, where that is decided
-    /// elsewhere.
+    /// Notes the user as whom it is present in the channel that it just joined, if other nodes decided that.
     pub fn make_present(&self, user: UserId) {
         if let Some(last) = self.subscriptions.borrow_mut().last_mut() {
             last.set_user(user);
         }
     }
 
-    /// Whether it is signed in as the user, present as it anywhere, or about to be.
+    /// Whether the connection belongs to the user: signed in, present in any channel, or about to be.
     pub(super) fn is_user(&self, id: &UserId) -> bool {
         let present = |subscription: &Subscription| subscription.user() == Some(id);
         self.with_user(|user| user.is_some_and(|user| user.id == *id))

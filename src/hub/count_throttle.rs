@@ -9,28 +9,28 @@ use tokio::time::Instant;
 
 use crate::protocol::channel::ChannelName;
 
-/// Subscribers up to which every change is told (Pusher's page on subscription counting).
+/// Subscribers up to which every change is announced (Pusher's documentation, "Subscription counting").
 const FEW: usize = 100;
 
 /// The least time between two counts of a crowd.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// The crowded channels of one app that were told their count lately.
+/// The crowded channels of one app whose count was announced recently.
 #[derive(Debug, Default)]
 pub struct CountThrottle(Mutex<HashMap<ChannelName, LastNotice>>);
 
 /// The last count that a channel's subscribers were sent.
 #[derive(Debug)]
 struct LastNotice {
-    /// When the channel was told last.
+    /// When it was announced.
     at: Instant,
     /// The count has changed since.
     stale: bool,
 }
 
 impl CountThrottle {
-    /// Whether a channel that has changed to `count` subscribers is told so now. If not, it is among those
-    /// that are [`Self::take_due`] later.
+    /// Whether a change to `count` subscribers is announced now. If not, [`Self::take_due`] returns the channel
+    /// later.
     pub fn is_due_now(&self, name: &ChannelName, count: usize) -> bool {
         if count <= FEW {
             return true;

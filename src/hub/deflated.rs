@@ -13,7 +13,7 @@ thread_local! {
     static DEFLATER: Cell<Option<Box<Deflater>>> = const { Cell::new(None) };
 }
 
-/// Whether messages may be compressed (RFC 7692).
+/// Whether messages may be compressed (RFC 7692), and in which direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Compression {
     /// Neither side compresses.

@@ -30,7 +30,7 @@ pub struct SocketView {
     pub user: Option<String>,
     /// Seconds since it was let in.
     pub age: u32,
-    /// Seconds since it was last heard.
+    /// Seconds since something was received.
     pub silent: u32,
     /// The first of its channels, each with the user that it is present as.
     pub channels: Vec<(String, Option<String>)>,

@@ -1,7 +1,7 @@
-//! What all workers know of one app: which workers have subscribers of a channel and how many, its members, and
-//! signed-in users. Only the worker that carries the subscribers knows them individually. One entry is locked at a
-//! time, never across an await; notices of a presence change are put into inboxes while the channel is locked, so that
-//! none overtakes another.
+//! State of one app that all workers share: which workers have subscribers of a channel and how many, its members,
+//! and signed-in users. Only the worker knows its subscribers individually. One entry is locked at a time, never
+//! across an await. Notices of a presence change are put into inboxes while the channel is locked, so that none
+//! overtakes another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,17 +36,17 @@ pub struct Directory {
     subscriptions: AtomicUsize,
     /// Distinct users of each presence channel.
     members: AtomicUsize,
-    /// What is held for the app's clients.
+    /// The memory held for the app's clients.
     held: Arc<HeldBytes>,
     /// The most subscriptions since memory was last given back.
     peak: AtomicUsize,
     /// One for each worker.
     traffic: Box<[AppTraffic]>,
-    /// Who is signed in, and who watches whom.
+    /// Signed-in users, and watchers.
     pub users: AppUsers,
     /// The last event of each cache channel.
     pub cache: EventCache,
-    /// When crowds were told their number.
+    /// When crowded channels were last told their count.
     pub counting: CountThrottle,
     /// Clients that may come back.
     pub resume: ResumeRegistry,
@@ -65,15 +65,15 @@ struct Channel {
     presence: Option<Box<VersionedPresence>>,
 }
 
-/// Who is present in a channel.
+/// The members of a channel.
 #[derive(Debug, Default)]
 struct VersionedPresence {
     presence: Presence,
-    /// Counts its changes, so that nobody hears of one that its roster has already.
+    /// The number of changes. A notice that a roster already includes is recognised by it.
     version: u64,
 }
 
-/// What a subscription changed.
+/// The effects of a new subscription.
 #[derive(Debug)]
 pub struct Subscribed {
     /// It is the channel's first.
@@ -84,7 +84,7 @@ pub struct Subscribed {
     pub joined: Option<Joined>,
 }
 
-/// What a subscription changed on a presence channel.
+/// The effects on a presence channel.
 #[derive(Debug)]
 pub struct Joined {
     /// The answer to the joiner: everybody, itself included.
@@ -95,7 +95,7 @@ pub struct Joined {
     pub version: u64,
 }
 
-/// What the end of a subscription changed.
+/// The effects of the end of a subscription.
 #[derive(Debug)]
 pub struct Unsubscribed {
     /// It was the channel's last.
@@ -173,13 +173,13 @@ impl Directory {
         }
     }
 
-    /// What one worker carried for the app.
+    /// The app's traffic on one worker.
     pub fn traffic_of(&self, worker: u16) -> &AppTraffic {
         #[expect(clippy::indexing_slicing, reason = "there is always a worker")]
         self.traffic.get(usize::from(worker)).unwrap_or(&self.traffic[0])
     }
 
-    /// What all workers carried for the app.
+    /// The app's traffic on all workers.
     pub fn all_traffic(&self) -> &[AppTraffic] {
         &self.traffic
     }
@@ -194,7 +194,7 @@ impl Directory {
         }
     }
 
-    /// What is held for the app's clients.
+    /// The memory held for the app's clients.
     pub fn held(&self) -> &Arc<HeldBytes> {
         &self.held
     }
@@ -290,8 +290,8 @@ impl Directory {
         user: Option<&UserId>,
         tell: impl FnOnce(&[WorkerTarget], &MemberText, u64),
     ) -> Option<Unsubscribed> {
-        // Locked to the end: somebody who subscribes meanwhile finds either the channel or none, never one that is
-        // about to go.
+        // Locked to the end: a concurrent subscription finds either the channel or none, never one that is about to
+        // be removed.
         let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
         let channel = entry.get_mut();
         if channel.seats.leave_seat(worker) {
@@ -307,10 +307,10 @@ impl Directory {
         if let Some((text, version)) = &left {
             self.members.fetch_sub(1, Ordering::Relaxed);
             self.held.sub_bytes(member_bytes(text));
-            // Before it is looked whether anybody is left: the seats are those that remain.
+            // Announced before the empty channel is removed: the remaining seats get the notice.
             tell(channel.seats.as_slice(), text, *version);
         }
-        // After the leave, so that webhooks and clients are told the same number.
+        // Counted after the leave, so that webhooks and clients get the same number.
         let count = channel.seats.subscriber_count();
         let vacated = channel.seats.is_empty();
         if vacated {
@@ -319,49 +319,45 @@ impl Directory {
         Some(Unsubscribed { vacated, count, left: left.is_some() })
     }
 
-    /// The workers that have subscribers of `name`.
-    /// Copied, so that the channel is not locked while inboxes are filled. What was copied may be late by one
-    /// change, which workers settle by the channel's generation.
+    /// The workers that have subscribers of `name`. Copied, so that the channel is not locked while inboxes are
+    /// filled. The copy may be one change behind, which workers notice by the channel's generation.
     pub fn targets_of(&self, name: &str) -> WorkerTargets {
         let channel = self.channels.get(name);
         // A channel without an entry has no subscriber, so no worker is a target.
         channel.map(|channel| channel.seats.as_slice().into()).unwrap_or_default()
     }
 
-    /// Lets `tell` announce the count of subscriptions as it is now, so that no older one can follow it.
-    /// The channel stays locked meanwhile: a count is told by a frame of its own, and two of them must not change
-    /// places.
+    /// Lets `tell` announce the current number of subscriptions. The channel stays locked meanwhile, so that two
+    /// announcements cannot change places.
     pub fn announce_count(&self, name: &str, tell: impl FnOnce(&[WorkerTarget], usize)) {
         if let Some(channel) = self.channels.get(name) {
             tell(channel.seats.as_slice(), channel.seats.subscriber_count());
         }
     }
 
-    /// The subscriptions and users of one channel; `None` where nobody is subscribed.
+    /// The subscriptions and users of one channel; `None` without subscribers.
     pub fn occupancy(&self, name: &str) -> Option<Occupancy> {
         self.channels.get(name).map(|channel| channel.occupancy())
     }
 
-    /// What a subscriber of a presence channel is told, and the version that it is of; `None` where nobody
-    /// is present.
+    /// The roster for a subscriber of a presence channel, and its version; `None` without members.
     pub fn roster(&self, name: &ChannelName) -> Option<(Message, u64)> {
         let channel = self.channels.get(name.as_str())?;
         let known = channel.presence.as_ref()?;
         Some((known.presence.roster(name), known.version))
     }
 
-    /// Bytes of what a joiner is told of who is present in a channel.
+    /// Bytes of the roster, as a new member receives it.
     pub fn roster_bytes(&self, name: &str) -> usize {
         let channel = self.channels.get(name);
         let presence = channel.as_ref().and_then(|channel| channel.presence());
         presence.map_or(0, Presence::roster_bytes)
     }
 
-    /// Whether a connection that is present in a channel as `leaving` may be present as `member`
-    /// instead.
+    /// Checks whether a connection that is present as `leaving` may be present as `member` instead.
     ///
     /// # Errors
-    /// The channel has its most members, or what a joiner is told of them would be too long.
+    /// The channel has its most members, or its roster would be too long.
     pub fn check_room(
         &self,
         name: &str,

@@ -71,7 +71,7 @@ impl Worker {
         };
         let number = run.last().map_or(0, |last| last.number);
         if number > 0 && self.deliveries.note_delivered(first.channel, number) >= first.number {
-            // Somebody who came back was told some of these already.
+            // A resumed subscriber may have received some of these events already.
             self.deliver_anew(channel, run, touched);
             return run.clear();
         }
@@ -80,7 +80,7 @@ impl Worker {
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
             let before = deliveries;
-            // What comes after something new is new as well.
+            // Everything after a new frame is new as well.
             let is_new =
                 history == Sequence::None || is_newer_than_seen(connection, first.channel, history);
             if is_new && (plain || !run.iter().any(|one| one.except == Some(connection.id))) {
@@ -110,8 +110,7 @@ impl Worker {
     }
 }
 
-/// Whether what happened there in the channel's history is after what the subscriber was told when it
-/// subscribed.
+/// Whether a frame's place in the channel's history is after what the subscriber received when it subscribed.
 pub(super) fn is_newer_than_seen(
     connection: &Connection,
     channel: ChannelHandle,
@@ -125,8 +124,8 @@ pub(super) fn is_newer_than_seen(
     })
 }
 
-/// What a connection that takes compressed events is given of these, which follow each other. It is a copy of
-/// the worker's own, so that workers do not count references on one shared cache line.
+/// The run as one piece for connections that take compressed events. A copy for this worker, so that workers do not
+/// count references on one shared cache line.
 pub(super) fn join_deflated(run: &[Delivery]) -> Bytes {
     let forms = run.iter().map(smallest_form);
     let mut all = BytesMut::with_capacity(forms.clone().map(<[u8]>::len).sum());
@@ -134,7 +133,7 @@ pub(super) fn join_deflated(run: &[Delivery]) -> Bytes {
     all.freeze()
 }
 
-/// What a connection that agreed on compression is sent.
+/// The shortest form of an event, for a connection that agreed on compression.
 fn smallest_form(one: &Delivery) -> &[u8] {
     one.deflated
         .as_ref()
@@ -147,15 +146,14 @@ fn smallest_form(one: &Delivery) -> &[u8] {
 pub(super) struct CompressedRun {
     /// Of all of them together.
     all: Option<Bytes>,
-    /// What the events given compressed would have been without.
+    /// Bytes that the compressed events would have had plain.
     plain_bytes: usize,
     /// Bytes of the events as they were sent.
     deflated_bytes: usize,
 }
 
 impl CompressedRun {
-    /// What `connection` is given instead of `plain`, which is `run` in one piece; `all`: of everything that is
-    /// delivered now.
+    /// The form of `run` for `connection`; `plain` is the run in one piece, `all` everything that is delivered now.
     pub(super) fn pick_form(
         &mut self,
         connection: &Connection,

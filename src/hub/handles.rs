@@ -14,8 +14,8 @@ pub struct ConnectionRef {
     pub socket: SocketId,
 }
 
-/// Where in a channel's history a frame belongs. Who subscribed after that was told with its subscription,
-/// and must not hear it again.
+/// A frame's place in the channel's history. A client that subscribed after it has its content from the
+/// confirmation, and must not get it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sequence {
     /// Nowhere: it is for all.
@@ -28,14 +28,13 @@ pub enum Sequence {
 }
 
 impl Sequence {
-    /// Whether frames at both places may go out as one piece.
+    /// Whether frames at both places may be joined into one piece.
     pub(super) fn joins(self, next: Self) -> bool {
         matches!((self, next), (Self::None, Self::None) | (Self::Presence(_), Self::Presence(_)))
     }
 }
 
-/// A worker's own handle of a channel. The generation tells an order that was late from one that is meant
-/// for the channel that has the place now.
+/// A worker's handle of a channel. The generation tells a late order for an earlier channel in the same place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ChannelHandle {
     /// The channel's place on the worker.

@@ -17,14 +17,14 @@ pub struct HttpSessions(DashMap<Box<str>, HttpSession>);
 /// One session: its app, and where it is carried.
 #[derive(Clone, Debug)]
 pub struct HttpSession {
-    /// Whose session it is: names are not secret, and of no use to another app.
+    /// The session's app. Names of sessions are not secret, so another app's requests must not find it.
     pub app: AppId,
     /// Where its connection is found.
     pub place: ConnectionRef,
 }
 
 impl HttpSessions {
-    /// Whether a server that stops may end.
+    /// Whether there is no session, so that a server that stops may end.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -56,7 +56,7 @@ pub struct HttpStream {
     receivers: u8,
 }
 
-/// Who hears what is said.
+/// The request that receives frames.
 #[derive(Debug)]
 enum SessionReceiver {
     Nobody,
@@ -84,19 +84,19 @@ pub enum SessionRequest {
     Streaming {
         stream: StreamInTransit,
         framing: AnswerFraming,
-        /// What of earlier answers the client has not taken yet.
+        /// Bytes of earlier responses that the client has not read yet.
         before: Vec<u8>,
         alive: LoadGuard,
     },
     /// Receives: answered as soon as there is something to say.
     Polling(oneshot::Sender<Bytes>),
-    /// Says these texts; told whether they were heard.
+    /// Messages of a client; `heard` confirms that they were handled.
     Texts { texts: Vec<String>, bytes: usize, heard: oneshot::Sender<bool> },
-    /// Says more than a client may; told whether anybody minds.
+    /// A message beyond the limit; `heard` confirms that the session was open.
     TooLarge { heard: oneshot::Sender<bool> },
 }
 
-/// What the clock finds.
+/// The result of the session's liveness check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionIdle {
     None,
@@ -143,7 +143,7 @@ impl HttpStream {
         self.arrivals.push_back(arrival);
     }
 
-    /// Bytes of texts that wait to be heard, each request counted as some at least.
+    /// Bytes of messages that wait, each request counted with a minimum.
     pub fn waiting_bytes(&self) -> usize {
         let bytes = |one: &SessionRequest| match one {
             SessionRequest::Texts { bytes, .. } => bytes + REQUEST,
@@ -152,7 +152,7 @@ impl HttpStream {
         self.arrivals.iter().map(bytes).sum()
     }
 
-    /// What came next; of texts only if they can be heard now.
+    /// The next request; messages only if they can be handled now.
     pub fn next_arrival(&mut self, hears: bool) -> Option<SessionRequest> {
         if hears {
             return self.arrivals.pop_front();
@@ -199,17 +199,17 @@ impl HttpStream {
         self.has_spoken = true;
         self.idle_since = 0;
         self.receivers = (self.receivers + 1).min(2);
-        // What the last answer had of it does not count for the next.
+        // Bytes sent in the last response do not count for the next one.
         let sent = self.front.as_mut().map_or(0, |front| std::mem::take(&mut front.sent));
         match std::mem::replace(&mut self.receiver, SessionReceiver::Nobody) {
             SessionReceiver::Nobody => {}
-            // Whether its client is still there is its own affair.
+            // The client may have gone.
             SessionReceiver::Polling(before) => drop(before.send(Bytes::new())),
             SessionReceiver::Streaming(mut before) => {
                 if sent == 0 && before.held.is_empty() {
                     let mut end = Outbox::default();
                     end.push(Bytes::from_static(before.framing.end_bytes()));
-                    // What the socket does not take at once ends with the connection instead.
+                    // Bytes that the socket does not take at once are lost with the connection.
                     let _ = before.stream.try_write(&end);
                     self.finish_answer(before.stream, before.alive);
                 }
@@ -217,7 +217,7 @@ impl HttpStream {
         }
     }
 
-    /// Whether the last line of all was said.
+    /// Whether the last line was sent.
     pub fn is_finished(&self) -> bool {
         self.is_finished
     }
@@ -255,7 +255,7 @@ impl HttpStream {
         SessionIdle::Idle(now.saturating_sub(self.idle_since))
     }
 
-    /// Ready when the client has cut the request that receives. What else it says there is thrown away.
+    /// Ready once the client has cut the receiving request. Bytes that it sends there are discarded.
     pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
@@ -264,7 +264,7 @@ impl HttpStream {
             SessionReceiver::Nobody => Poll::Pending,
             SessionReceiver::Polling(poll) => poll.poll_closed(cx),
             SessionReceiver::Streaming(streaming) => {
-                // Read only to hear of the end.
+                // Read only to notice the end.
                 let mut scratch = [0; 1024];
                 loop {
                     let mut buffer = ReadBuf::new(&mut scratch);
@@ -285,7 +285,7 @@ impl HttpStream {
         }
     }
 
-    /// Whether there is something to write beside what is queued.
+    /// Whether bytes wait that are not in the outbox.
     pub(super) fn is_holding(&self) -> bool {
         let holds = |one: &StreamingAnswer| !one.held.is_empty() || one.stream.is_holding();
         matches!(&self.receiver, SessionReceiver::Streaming(one) if holds(one))
@@ -333,7 +333,7 @@ impl HttpStream {
         for piece in pieces {
             let lines = lines_of(piece, AnswerFraming::Plain);
             self.is_finished |= lines.is_last;
-            // One piece is shared by all sessions that are told it.
+            // A piece by itself is shared by all sessions that get it.
             if outbox.single_piece().is_some() && body.is_empty() {
                 only = Some(lines.bytes.clone());
             } else {
@@ -361,7 +361,7 @@ impl HttpStream {
         Ok(self.note_lines(&batch, written))
     }
 
-    /// What of `outbox` one call is to write to the streaming answer; none if nobody receives by one.
+    /// The lines of `outbox` that one call writes to the streaming response; `None` if there is none.
     pub(super) fn begin_lines(&mut self, outbox: &Outbox) -> Option<LineBatch> {
         let SessionReceiver::Streaming(streaming) = &mut self.receiver else { return None };
         let batch = streaming.next_batch(self.front.as_ref(), outbox);
@@ -427,7 +427,7 @@ impl HttpStream {
 }
 
 impl StreamingAnswer {
-    /// What one call is to write.
+    /// The lines that one call writes.
     fn next_batch(&self, mut front: Option<&PartialPiece>, outbox: &Outbox) -> LineBatch {
         let mut batch = LineBatch::default();
         let LineBatch { bytes, parts, stops } = &mut batch;

@@ -23,8 +23,8 @@ use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
-/// How long members that come and go are waited for after some were told of: where many come one by one, each would
-/// else cost a write to everybody who is there.
+/// The pause between two notices of members. If many join one by one, each notice would otherwise cost a write to
+/// every member.
 const NOTICE_PAUSE: Duration = Duration::from_millis(5);
 
 /// One worker's orders.
@@ -53,7 +53,7 @@ struct QueuedTasks {
 pub enum WorkerTask {
     /// Deliver a frame to a channel's subscribers here.
     Deliver(Delivery),
-    /// The same of an event that somebody follows.
+    /// The same for a traced event.
     DeliverTraced(Box<TracedDelivery>),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
     /// `Hub::nanos_since_start`.
@@ -62,7 +62,7 @@ pub enum WorkerTask {
     Withdraw { directory: Arc<Directory>, user: UserId, asked: u64, withdrawal: Withdrawal },
     /// A connection that waited for its subscription may go on, or is refused.
     Resume { place: ConnectionRef, admitted: bool },
-    /// What the client of a connection has missed of a channel.
+    /// Events that a resumed client has missed.
     Replay { place: ConnectionRef, replayed: Box<Replayed> },
     /// Close one connection, and say why.
     CloseOne { place: ConnectionRef, why: Error },
@@ -78,7 +78,7 @@ pub enum WorkerTask {
 }
 
 impl WorkerTask {
-    /// Whether it tells of members that come and go, which may wait a moment for more of the kind.
+    /// Whether it announces members, which may wait a moment for more of the kind.
     pub(super) fn is_notice(&self) -> bool {
         matches!(self, Self::Deliver(Delivery { history: Sequence::Presence(_), .. }))
     }
@@ -91,7 +91,7 @@ pub struct Delivery {
     pub frame: Bytes,
     /// Its other form, where it may be compressed.
     pub deflated: Option<Arc<DeflatedEvent>>,
-    /// Whoever sent it does not get it back.
+    /// The connection that sent it does not get it.
     pub except: Option<SocketId>,
     /// The frame's place in the channel's history.
     pub history: Sequence,
@@ -110,7 +110,7 @@ impl Delivery {
     }
 }
 
-/// The delivery of an event that somebody follows.
+/// The delivery of a traced event.
 #[derive(Debug)]
 pub struct TracedDelivery {
     pub delivery: Delivery,

@@ -16,7 +16,7 @@ const PART: usize = 32;
 pub struct LeaveThrottle {
     /// How many have left since others last had a turn.
     left: Cell<usize>,
-    /// Those that wait, in the order they came. Who has left meanwhile for another reason is in here still.
+    /// The waiting ones, in order of arrival. One that has ended meanwhile is still in here.
     waiting: RefCell<VecDeque<Waker>>,
     /// The task that lets the waiting ones go on.
     keeper: RefCell<Option<Waker>>,

@@ -1,6 +1,6 @@
-//! Sessions over HTTP that no request is receiving for: how many a worker keeps, and which of them make way. A client
-//! asks again within a round trip; one that never does holds a place and no descriptor, so that a few connections
-//! could open as many as there are places. What a session is told is in `http_stream.rs` and `stream/engine.rs`.
+//! HTTP sessions without a receiving request: how many a worker keeps, and which are closed to make room. A client
+//! sends its next request within a round trip. One that never does holds a place but no descriptor, so that a few
+//! connections could fill all places. Sessions themselves are in `http_stream.rs` and `stream/engine.rs`.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ const UNLIMITED: u64 = 1 << 17;
 const PATIENCE: u32 = 3;
 
 impl Connection {
-    /// Whether it is a session that nothing receives for.
+    /// How long no request has received; `None` if one does.
     fn lull(&self) -> Option<SessionLull> {
         if self.is_closing() {
             return None;
@@ -56,7 +56,7 @@ impl Worker {
         self.end_sessions(most - most / 4, |_| true)
     }
 
-    /// Once a second, the same; where the server is `crowded`, nobody waits for who does not come back.
+    /// The same once a second. If the server is `crowded`, idle sessions are closed at once.
     pub fn look_after_sessions(&self, places: u64, is_crowded: bool) -> Vec<IpAddr> {
         let (most, now) = (most_left(places, self.hub().worker_count() as u64), self.now_seconds());
         let is_old =

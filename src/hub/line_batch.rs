@@ -1,5 +1,5 @@
-//! What one system call writes to a streaming response: lines made of a session's queued frames, and how much of them
-//! was written. `http_stream.rs` decides when a response ends.
+//! The bytes of one write to a streaming response: lines of a session's queued frames, and how much of them was
+//! written. `http_stream.rs` decides when a response ends.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) struct PartialPiece {
     pub sent: usize,
 }
 
-/// What one call is to write to a streaming answer.
+/// The lines of one write to a streaming response.
 #[derive(Default)]
 pub(super) struct LineBatch {
     /// In the order in which they are written.
@@ -43,7 +43,7 @@ pub(super) struct LineRange {
 }
 
 impl LineRange {
-    /// Whether the last line of all is in it.
+    /// Whether it includes the last line of the session.
     pub(super) fn is_last(&self) -> bool {
         self.lines.is_last && self.end == self.lines.ends.len()
     }

@@ -12,15 +12,15 @@ use crate::protocol::fallback::{AnswerFraming, FallbackLines};
 type SharedLines = (Bytes, Arc<FallbackLines>);
 
 thread_local! {
-    /// Lines of the pieces that several sessions are told, by the piece's place in memory; each is kept with
-    /// its piece, so that no other can have its place.
+    /// Lines of pieces that several sessions share, by the address of the piece. Each entry keeps its piece, so
+    /// that no other can have the same address.
     static SHARED: RefCell<Vec<Option<SharedLines>>> = RefCell::new(vec![None; SHARED_PLACES]);
 }
 
 /// Pieces whose lines are kept.
 const SHARED_PLACES: usize = 64;
 
-/// Makes the lines of a piece, once for all sessions that are told it in one turn.
+/// Makes the lines of a piece, once a turn for all sessions that get it.
 pub(super) fn lines_of(piece: &Bytes, framing: AnswerFraming) -> Arc<FallbackLines> {
     let address = piece.as_ptr() as usize;
     let place = (address >> 4 ^ address >> 10) % SHARED_PLACES;
@@ -34,7 +34,7 @@ pub(super) fn lines_of(piece: &Bytes, framing: AnswerFraming) -> Arc<FallbackLin
             return lines.clone();
         }
         let lines = Arc::new(FallbackLines::of_frames(piece, framing));
-        // What only this session is told is not asked for again.
+        // A piece that only this session gets is not cached.
         if !piece.is_unique()
             && let Some(kept) = kept
         {

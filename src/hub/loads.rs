@@ -49,7 +49,7 @@ impl WorkerLoads {
         self.complete.store(true, Ordering::Release);
     }
 
-    /// Acquire, for whoever sees this must see all that was counted before.
+    /// Acquire: a reader that sees this must also see all earlier counts.
     pub fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
     }

@@ -73,7 +73,7 @@ use stream::engine::EngineRequest;
 use traced::EventPlace;
 use withdrawal::Withdrawal;
 
-/// What the workers of one node share.
+/// State that the workers of one node share.
 #[derive(Debug)]
 pub struct Hub {
     /// The first part of every socket id made here.
@@ -85,12 +85,12 @@ pub struct Hub {
     before: OnceLock<Duration>,
     /// The directories of all apps that were used.
     directories: DashMap<AppId, Arc<Directory>>,
-    /// What is held for clients, app by app.
+    /// Memory held for clients, by app.
     pub held: Arc<HeldByApp>,
     inboxes: Box<[Inbox]>,
     /// HTTP sessions by name.
     pub http_sessions: Arc<HttpSessions>,
-    /// Who looks at what happens.
+    /// Reports events to the debug console.
     pub console: Arc<Console>,
 }
 
@@ -116,7 +116,7 @@ impl Hub {
         SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// One that nobody guesses, for a session whose requests find it by its name alone.
+    /// A socket id that cannot be guessed, for sessions that are found by their id alone.
     #[cfg(feature = "socketio")]
     pub(in crate::hub) fn secret_socket_id(&self) -> SocketId {
         let mut bytes = [0; 8];
@@ -154,7 +154,7 @@ impl Hub {
         self.began.elapsed() + self.before.get().copied().unwrap_or_default()
     }
 
-    /// Goes on with what another hub has known for so long. To be called once, before anybody connects.
+    /// Continues the clock of an earlier process. Called once, before the first client connects.
     pub fn continue_clock(&self, before: Duration) {
         // Called once, so the cell is empty.
         let _ = self.before.set(before);

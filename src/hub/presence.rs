@@ -20,7 +20,7 @@ pub struct Presence {
     by_user: HashMap<UserId, u64>,
     /// The number of the next one that joins.
     next: u64,
-    /// Of all that a joiner is told of the members.
+    /// Bytes of the roster, as a new member receives it.
     bytes: usize,
 }
 
@@ -44,12 +44,12 @@ impl Presence {
         self.members.len()
     }
 
-    /// Bytes of all that a joiner is told of the members.
+    /// Bytes of the roster, as a new member receives it.
     pub fn roster_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether `member` may come in, once one connection of `leaving` has gone.
+    /// Checks whether `member` may join, once one connection of `leaving` has left.
     pub fn check_room(
         &self,
         member: &Member,
@@ -105,7 +105,7 @@ impl Presence {
         Some(text)
     }
 
-    /// What someone who just joined is told.
+    /// The confirmation with the roster, for a new member.
     pub fn roster(&self, channel: &ChannelName) -> Message {
         let texts = self.members.values().map(|present| &present.text);
         Message::subscribed_presence(channel, self.members.len(), texts)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub struct RateLimit(AtomicU64);
 
-/// What is left of a second after taking from it.
+/// The rest of a second's quota after taking from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RateTaken {
     /// That many more.

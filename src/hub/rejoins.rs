@@ -11,7 +11,7 @@ use crate::protocol::channel::ChannelName;
 /// Times that a presence channel may be left in a second and joined again; then the next join waits.
 const MAX_REJOINS: u8 = 100;
 
-/// What one connection has left in the present second. Empty, it owns no memory.
+/// Presence channels that a connection left in this second. Uses no memory while it is empty.
 #[derive(Default)]
 pub struct Rejoins(Cell<Option<Box<Departures>>>);
 

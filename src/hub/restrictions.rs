@@ -23,12 +23,12 @@ impl Connection {
         self.with_restrictions(Restrictions::take_due)
     }
 
-    /// Whether a backend has closed the channel to it.
+    /// Whether a backend has withdrawn the channel.
     pub fn is_closed_to(&self, name: &ChannelName) -> bool {
         self.with_restrictions(|all| all.is_closed(name))
     }
 
-    /// Notes whom it will be present as once other nodes have confirmed it; `None` once that is decided.
+    /// Notes the user as whom it waits to join; `None` once that is decided.
     pub fn set_joining(&self, user: Option<UserId>) {
         self.with_restrictions(|all| all.set_joining(user));
     }

@@ -7,7 +7,7 @@ use crate::app::AppId;
 use crate::protocol::json::JsonObject;
 use crate::protocol::socket_id::SocketId;
 
-/// Whether anybody wants to see frames.
+/// Whether the log's level shows frames.
 pub fn is_wanted() -> bool {
     enabled!(Level::DEBUG)
 }

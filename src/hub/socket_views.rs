@@ -18,7 +18,7 @@ impl Worker {
         let DescribeTask { query, answer } = task;
         let (all, _) = self.some_connections(0, self.places());
         let found = all.iter().filter(|one| is_asked_for(&query, self, one)).take(MAX_SOCKETS);
-        // Whoever asked may have gone.
+        // The requester may have gone.
         let _ = answer.send(found.map(|one| view(self, one)).collect());
     }
 }

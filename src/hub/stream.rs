@@ -77,7 +77,7 @@ impl Stream {
         })
     }
 
-    /// Whether its client need not have a WebSocket.
+    /// Whether it is an HTTP session, which may go without a request for a while.
     pub fn is_session(&self) -> bool {
         match self {
             Self::Http(_) => true,
@@ -87,7 +87,7 @@ impl Stream {
         }
     }
 
-    /// Whether what it carries is encrypted on the wire.
+    /// Whether it is encrypted on the wire.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
@@ -105,7 +105,7 @@ impl Stream {
         }
     }
 
-    /// Whether the stream has taken something that it has not passed on.
+    /// Whether it holds bytes that the socket has not taken.
     pub fn is_holding(&self) -> bool {
         match self {
             Self::Tls(stream) => stream.is_holding(),
@@ -154,7 +154,7 @@ impl Stream {
             Self::Tls(stream) => Some(stream.socket()),
             Self::Unix(stream) => Some(stream.as_fd()),
             Self::Http(stream) => stream.socket(),
-            // What it is told is translated first.
+            // Frames must be translated first.
             #[cfg(feature = "socketio")]
             Self::Engine(_) => None,
             Self::Detached => None,

@@ -40,16 +40,16 @@ pub(super) struct Subscription {
     pub position: u32,
     /// Bytes that are counted for it.
     pub bytes: u32,
-    /// Of what it was told when it subscribed, the second of [`SeenVersions`].
+    /// The second of [`SeenVersions`], as of when it subscribed.
     seen_cache: u64,
     /// On channels whose members are known.
     presence: Option<Box<SeenPresence>>,
 }
 
-/// What only subscriptions to presence channels have.
+/// State of subscriptions to presence channels.
 #[derive(Debug, Default)]
 struct SeenPresence {
-    /// Whom it is present as.
+    /// The user as whom it is present.
     user: Option<UserId>,
     /// The first of [`SeenVersions`].
     version: u64,
@@ -61,7 +61,7 @@ impl Subscription {
         Self { channel, position, bytes, seen_cache: 0, presence: None }
     }
 
-    /// How much of the channel's history it was told when it subscribed.
+    /// The versions that the client has from its confirmation.
     pub(super) fn told(&self) -> SeenVersions {
         let presence = self.presence.as_ref().map_or(0, |presence| presence.version);
         SeenVersions { presence, cache: self.seen_cache }
@@ -75,7 +75,7 @@ impl Subscription {
         }
     }
 
-    /// Whom it is present as.
+    /// The user as whom it is present.
     pub(super) fn user(&self) -> Option<&UserId> {
         self.presence.as_ref()?.user.as_ref()
     }
@@ -85,7 +85,7 @@ impl Subscription {
         self.presence.get_or_insert_default().user = Some(user);
     }
 
-    /// Whom it was present as, once it has ended.
+    /// The user as whom it was present, once it has ended.
     pub(super) fn into_user(self) -> Option<UserId> {
         self.presence?.user
     }
@@ -111,13 +111,13 @@ enum SubscriptionList {
 struct SubscriptionTable {
     /// In no order: leaving moves the last one into the gap.
     all: Vec<Subscription>,
-    /// What is counted for them against `subscription_bytes`.
+    /// Bytes counted against `subscription_bytes`.
     bytes: usize,
     /// Indices into `all` by the channel's slot; empty while `all` is searched.
     index: HashTable<u32>,
 }
 
-/// Slots are given by the worker, so that nobody can choose those that collide.
+/// Slots are assigned by the worker, so that clients cannot choose colliding ones.
 fn hash(slot: u32) -> u64 {
     u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -116,7 +116,7 @@ impl TlsStream {
         }
     }
 
-    /// What the other side showed of itself, its own certificate first.
+    /// The certificates of the other side, its own first.
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         // A side that showed no certificate has none in the list.
         self.session.peer_certificates().unwrap_or_default()
@@ -127,7 +127,7 @@ impl TlsStream {
         self.session.alpn_protocol()
     }
 
-    /// Whether something is encrypted that the socket has not taken.
+    /// Whether encrypted bytes wait for the socket.
     pub fn is_holding(&self) -> bool {
         !self.records.is_empty() || self.session.wants_write()
     }
@@ -142,8 +142,8 @@ impl TlsStream {
         self.tcp.poll_write_ready(cx)
     }
 
-    /// Encrypts from the front of `outbox` as much as goes into one run, and writes it; the plain bytes
-    /// that were taken. What the socket refuses of a run is kept and written before the next one.
+    /// Encrypts as much of `outbox` as fits into one run, and writes it; returns the plain bytes that were taken.
+    /// Bytes that the socket refuses are kept and written before the next run.
     pub fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
         self.write_records()?;
         let taken = self.take_run(outbox)?;
@@ -153,7 +153,7 @@ impl TlsStream {
         }
     }
 
-    /// As [`Self::try_write`], but somebody else writes what [`Self::pending_records`] then has.
+    /// As [`Self::try_write`], but the caller writes [`Self::pending_records`].
     pub(super) fn encrypt_outbox(&mut self, outbox: &Outbox) -> io::Result<usize> {
         let taken = self.take_run(outbox)?;
         while self.session.wants_write() {

@@ -18,7 +18,7 @@ use crate::protocol::trace::Trace;
 /// Where an event belongs, and who follows it.
 #[derive(Clone, Copy, Debug)]
 pub struct EventPlace<'a> {
-    /// Whoever sent it does not get it back.
+    /// The connection that sent it does not get it.
     pub except: Option<SocketId>,
     /// The event's place in the channel's history.
     pub history: Sequence,
@@ -33,8 +33,8 @@ impl From<(Option<SocketId>, Sequence)> for EventPlace<'_> {
 }
 
 impl Worker {
-    /// Delivers one event by itself; `frames` is empty before and after. What is to be said of it, unless its channel has
-    /// no subscribers here any more.
+    /// Delivers one event by itself; `frames` is empty before and after. Returns the report of its flush, unless
+    /// the channel has no subscribers here any more.
     pub(super) fn deliver_traced(
         &self,
         TracedDelivery { delivery, trace }: TracedDelivery,

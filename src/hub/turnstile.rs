@@ -23,7 +23,7 @@ const PART: usize = 64;
 pub struct Turnstile {
     /// Work done since others last had a turn.
     done: Cell<usize>,
-    /// Those that wait, in the order they came. Who has gone meanwhile is in here still.
+    /// The waiting ones, in order of arrival. One that has gone meanwhile is still in here.
     waiting: RefCell<VecDeque<Waker>>,
     /// The task that lets the waiting ones go on.
     keeper: RefCell<Option<Waker>>,
@@ -45,8 +45,8 @@ impl Turnstile {
         self.done.set(self.done.get().saturating_add(work));
     }
 
-    /// Begins one turn after the other for as long as somebody waits, for ever. Each is told to `turns`, with
-    /// all that others did in it.
+    /// Runs turns for ever, as long as anything waits. Each turn is added to `turns`, with all work that other
+    /// tasks did in it.
     pub async fn run_turnstile(&self, turns: &TurnTimes) {
         loop {
             poll_fn(|cx| {

@@ -17,7 +17,7 @@ use crate::protocol::socket_id::SocketId;
 pub struct AppUsers {
     /// Users who are signed in or watched.
     all: DashMap<UserId, OnlineUser>,
-    /// Users whose watchers are to be told in a later second.
+    /// Users whose change is announced in a later second.
     due: Mutex<Vec<UserId>>,
 }
 
@@ -28,23 +28,23 @@ struct OnlineUser {
     connections: usize,
     /// Connections that watch this user.
     watchers: HashMap<SocketId, Watcher>,
-    /// Whether it is online, as watchers are to be told.
+    /// Whether the user is online, as watchers are to know it.
     is: bool,
-    /// The second in which many watchers were last told.
+    /// The second of the last announcement to many watchers.
     told_at: u32,
-    /// They are to be told in a later one.
+    /// Whether an announcement is due in a later second.
     is_due: bool,
 }
 
-/// Watchers up to whom each change is told at once. More are told once a second what it has come to.
+/// Watchers up to which every change is announced at once. More get the result once a second.
 const FEW_WATCHERS: usize = 100;
 
 /// A connection that watches a user.
 #[derive(Clone, Copy, Debug)]
 struct Watcher {
-    /// Where it is told.
+    /// The watching connection.
     place: ConnectionRef,
-    /// Whether it was told last that the user is online.
+    /// The last state that the watcher was sent, if any.
     told: Option<bool>,
 }
 
@@ -81,10 +81,9 @@ impl AppUsers {
         self.note_due(user, becomes_due);
     }
 
-    /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
-    /// news is given to `tell`.
+    /// Notes whether a user is online on any node. Each watcher with another state is given to `tell`.
     pub fn set_online(&self, user: &str, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) {
-        // Neither watched nor signed in on this node: there is nobody to tell.
+        // Neither watched nor signed in on this node.
         let Some(mut entry) = self.all.get_mut(user) else { return };
         let becomes_due = entry.set_online(online, now, tell);
         let user = entry.key().clone();
@@ -99,7 +98,7 @@ impl AppUsers {
         }
     }
 
-    /// Tells those watchers who were not told in an earlier second, of a user and whether it is online now.
+    /// Announces changes that were not announced in an earlier second, with the user's state now.
     pub fn notify_due(&self, now: u32, mut tell: impl FnMut(&UserId, bool, ConnectionRef)) {
         let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
         for user in due {
@@ -111,7 +110,7 @@ impl AppUsers {
         }
     }
 
-    /// Lets the connection `watcher` hear of `user`; whether the user is online now.
+    /// Makes the connection `watcher` watch `user`; returns whether the user is online now.
     pub fn watch_user(&self, user: &UserId, watcher: ConnectionRef) -> bool {
         let mut online = self.all.entry(user.clone()).or_default();
         let is_online = online.connections > 0;
@@ -120,7 +119,8 @@ impl AppUsers {
         is_online
     }
 
-    /// The same for a user whose connections are counted over all nodes, of whom the watcher is `told`.
+    /// The same for a user whose connections are counted over all nodes; `told` is the state that the watcher was
+    /// sent.
     pub fn watch_known(&self, user: &UserId, watcher: ConnectionRef, told: Option<bool>) {
         let mut online = self.all.entry(user.clone()).or_default();
         online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
@@ -138,8 +138,8 @@ impl AppUsers {
 }
 
 impl OnlineUser {
-    /// Notes whether it is online, and tells the watchers, if they are few or were told nothing in second `now`;
-    /// whether they are to be told in a later one and nobody knows that yet.
+    /// Sets the user's state, and tells the watchers if they are few or were told nothing in second `now`. Returns
+    /// whether an announcement is due later that was not noted yet.
     fn set_online(&mut self, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) -> bool {
         self.is = online;
         let many = self.watchers.len() > FEW_WATCHERS;

@@ -35,7 +35,7 @@ impl Withdrawal {
     }
 }
 
-/// What a connection may no longer do, and whom it is about to be present as. Most connections have none.
+/// Withdrawn channels of a connection, and the user as whom it waits to join. Most connections have none.
 #[derive(Default, Debug)]
 pub(super) struct Restrictions {
     /// For as long as the connection lives: what was signed once would open them again.
@@ -55,7 +55,7 @@ impl Restrictions {
         self.closed.len() > MAX_CLOSED_CHANNELS
     }
 
-    /// What the connection's own task has yet to tell its client.
+    /// Takes the withdrawals that the connection's own task has yet to tell its client.
     pub(super) fn take_due(&mut self) -> Vec<Withdrawal> {
         std::mem::take(&mut self.due)
     }

@@ -38,9 +38,9 @@ use crate::protocol::member::{Member, User, UserId};
 pub struct Worker {
     /// Its number among the workers, by which inbox, counts and directory know it.
     index: u16,
-    /// What all workers share.
+    /// State that all workers share.
     hub: Arc<Hub>,
-    /// By slot; a slot is reused, and the socket's id tells whether it still is the one meant.
+    /// By slot. A slot is reused; the socket's id tells whether it still has the same connection.
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Those of them that are HTTP sessions, by place.
     http_sessions: RefCell<BTreeSet<u32>>,
@@ -48,15 +48,15 @@ pub struct Worker {
     pub(super) left: LeftSessions,
     /// Channels with subscribers here, and who those are.
     pub(super) channels: RefCell<WorkerChannels>,
-    /// What a turn needs, kept from one to the next for its room.
+    /// The vectors of a turn, kept for their capacity.
     spare: RefCell<WorkerTurn>,
     /// Writes for many sockets together where the kernel can.
     flusher: RefCell<Flusher>,
-    /// Who may leave now.
+    /// Limits how many connections leave in a turn.
     pub leaving: LeaveThrottle,
     /// Those that go on with the next second.
     held_up: RefCell<Vec<ConnectionRef>>,
-    /// Who may be read from now.
+    /// Limits how much is read in a turn.
     pub turnstile: Turnstile,
     /// How far events of resumable clients are delivered.
     pub(super) deliveries: Deliveries,
@@ -64,7 +64,7 @@ pub struct Worker {
     now: Cell<u32>,
 }
 
-/// What has gathered, and whom it concerns.
+/// The gathered tasks of a turn, and the connections concerned.
 #[derive(Debug, Default)]
 struct WorkerTurn {
     /// When the first of the orders came.
@@ -79,7 +79,7 @@ struct WorkerTurn {
     traced: Vec<TracedFlush>,
 }
 
-/// A subscription that ended: its channel, what that changed, and whom it was present as.
+/// The effects of the end of a subscription.
 #[derive(Debug)]
 pub struct EndedSubscription {
     pub channel: ChannelName,
@@ -123,7 +123,7 @@ impl Worker {
 
     /// Moves the clock, and lets those go on that waited for that.
     pub fn tick_clock(&self, now: u32) {
-        // Before anybody goes on: what they do next is of the new second.
+        // Before connections resume: their next commands belong to the new second.
         self.now.set(now);
         for place in self.held_up.take() {
             self.connection_at(place).into_iter().for_each(|one| one.resume_subscription(true));
@@ -209,17 +209,17 @@ impl Worker {
         self.connections.borrow().capacity()
     }
 
-    /// Whom a connection is present as in a channel, if anybody; `None` if it is not subscribed there.
-    /// The outer `Option` is the subscription, the inner one the member.
+    /// The user as whom a connection is present in a channel. The outer `Option` is the subscription, the inner one
+    /// the member.
     pub fn subscribed_as(&self, connection: &Connection, name: &str) -> Option<Option<UserId>> {
         let local = self.channels.borrow().find(&connection.directory, name)?;
         let subscriptions = connection.subscriptions.borrow();
         subscriptions.find(local.slot).map(|subscription| subscription.user().cloned())
     }
 
-    /// Subscribes a connection that is not subscribed yet: here first and in the directory second, in one
-    /// step that nothing comes between, so that no frame is missed after the answer and none that arrives
-    /// before it is out of order. `told` is asked once it is subscribed, for what it will be told.
+    /// Subscribes a connection that is not subscribed yet: on the worker first and in the directory second, in one
+    /// synchronous step. So no frame is missed after the confirmation, and none before it is out of order. `told`
+    /// is called once it is subscribed, for the versions that the confirmation has.
     pub fn subscribe_connection(
         &self,
         connection: &Rc<Connection>,
@@ -264,8 +264,8 @@ impl Worker {
         Ok(subscribed)
     }
 
-    /// Notes what a subscriber has been told anew.
-    /// After it was told everything again: older frames on their way must not be told once more.
+    /// Updates the versions that a subscriber has, after its confirmation was sent again: older frames on their way
+    /// must be skipped.
     pub fn update_seen(
         &self,
         connection: &Connection,
@@ -298,7 +298,7 @@ impl Worker {
         self.end_subscription(connection, subscription)
     }
 
-    /// The reverse order of subscribing: nobody here is a subscriber any more when the directory says so.
+    /// In the reverse order of subscribing: when the directory removes it, no subscriber is left on the worker.
     fn end_subscription(
         &self,
         connection: &Connection,
@@ -312,7 +312,7 @@ impl Worker {
         let slot = local.slot;
         connection.directory.held().sub_bytes(bytes as usize);
         let channel = channels.at_mut(slot)?;
-        // Whoever was last has moved to the free place, and must know it.
+        // The last subscriber has moved to the free place, and must know it.
         if let Some(moved) = channel.remove(position as usize)
             && let Some(one) = moved.subscriptions.borrow_mut().find_mut(slot)
         {
@@ -320,7 +320,7 @@ impl Worker {
         }
         let name = channel.name.clone();
         channels.note_unshared(slot, &connection.subscriptions.borrow());
-        // A channel that opens again is another generation: what is still on its way finds nobody.
+        // A channel that is opened again has another generation, so late frames for this one reach nobody.
         if channels.close_if_empty(slot) {
             self.deliveries.forget_channel(local);
         }
@@ -335,7 +335,7 @@ impl Worker {
         Some(EndedSubscription { channel: name, change, user })
     }
 
-    /// Makes the connection its user's, or nobody's; who it was.
+    /// Signs a user in or out; returns the one before.
     pub fn set_user(&self, connection: &Connection, user: Option<User>) -> Option<Box<User>> {
         connection.set_user(user)
     }
@@ -359,8 +359,8 @@ impl Worker {
             let mut turn = self.carry_out();
             oldest = oldest.or(turn.since);
             waiting.begin_turn(turn.since, begun);
-            // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
-            // there gets all that has come for it meanwhile in one piece.
+            // Frames for few connections are flushed at once, before a crowd's, which are flushed in parts. A
+            // waiting connection gets everything that was queued for it meanwhile in one write.
             let at_once = waiting.take_touched(&mut turn.touched, |one| one.queued_bytes());
             let mut flushed = at_once.len();
             self.flush_touched(at_once);
@@ -414,7 +414,7 @@ impl Worker {
                     traced.extend(self.deliver_traced(*one, frames, touched));
                 }
                 other => {
-                    // What was sent before it has to arrive before it.
+                    // Earlier deliveries must arrive before this task.
                     self.deliver_all(frames, touched);
                     self.carry_out_one(other, touched);
                 }

@@ -7,8 +7,8 @@ use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 
 impl Connection {
-    /// Says why, ends the conversation with a close frame of the same code (wire rule: an error that ends
-    /// the connection is always followed by one), and hears nothing more.
+    /// Sends an error and a close frame of the same code (wire rule: an error that ends the connection is always
+    /// followed by a close frame), and reads nothing more.
     pub fn close_with(&self, error: &Error) {
         if self.is_closing() {
             return;
@@ -62,7 +62,7 @@ impl Connection {
         self.wake_task();
     }
 
-    /// Nothing is told any more but that it is closed.
+    /// From now on only a close frame is sent.
     pub fn freeze(&self) {
         if let Some(resumption) = self.resumption() {
             resumption.clear_queued();
@@ -70,7 +70,7 @@ impl Connection {
         self.phase.set(self.phase.get().max(ConnectionPhase::Frozen));
     }
 
-    /// Whether its client is told everything at the next process.
+    /// Whether its client resumes at the next process.
     pub fn is_frozen(&self) -> bool {
         self.phase.get() == ConnectionPhase::Frozen
     }

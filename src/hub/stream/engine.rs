@@ -45,7 +45,7 @@ pub struct EngineStream {
     receiver: EngineReceiver,
     /// A WebSocket that the client tries.
     probe: Option<Box<EngineSocket>>,
-    /// The client was told that it gets through, so that polls have nothing more to wait for.
+    /// The client was told that a WebSocket works, so polls are answered at once.
     is_changing: bool,
     /// Until the last packet of all is about to be said: who asks after that finds no session.
     listing: Option<SessionListing>,
@@ -61,7 +61,7 @@ pub struct EngineStream {
     pinged_at: u32,
 }
 
-/// Who hears what is said.
+/// The request or WebSocket that receives packets.
 #[derive(Debug)]
 enum EngineReceiver {
     /// No request receives; packets wait.
@@ -75,7 +75,7 @@ enum EngineReceiver {
 pub struct EngineSocket {
     stream: Stream,
     alive: LoadGuard,
-    /// What was translated and not taken yet; in front of all the answer to the handshake.
+    /// Translated bytes that were not taken yet, after the response to the handshake.
     queued: Outbox,
 }
 
@@ -84,9 +84,9 @@ pub struct EngineSocket {
 pub enum EngineRequest {
     /// Answered as soon as there is something to say.
     Polling(oneshot::Sender<Bytes>),
-    /// Says these packets; told whether they were heard.
+    /// Packets of a client; `heard` confirms that they were handled.
     Packets { packets: Vec<String>, bytes: usize, heard: oneshot::Sender<bool> },
-    /// Says more than a client may; told whether anybody minds.
+    /// A message beyond the limit; `heard` confirms that the session was open.
     TooLarge { heard: oneshot::Sender<bool> },
     /// A WebSocket, the answer to its handshake, and what came behind that.
     Socket { stream: StreamInTransit, answer: Vec<u8>, early: Bytes, alive: LoadGuard },
@@ -129,11 +129,11 @@ impl EngineSocket {
         Ok(())
     }
 
-    /// Translates and writes what is in `outbox`; the bytes of it that are dealt with, and whether
-    /// they were the last. Not more is translated than the socket takes, since nobody counts that.
+    /// Translates and writes the front of `outbox`; returns how many bytes of it are done, and whether they were
+    /// the last. No more is translated than the socket takes, since translated bytes are not counted.
     ///
     /// # Errors
-    /// The stream is broken; [`io::ErrorKind::WouldBlock`] where it takes nothing at all now.
+    /// The stream is broken; [`io::ErrorKind::WouldBlock`] if it takes nothing at the moment.
     fn write_outbox(&mut self, outbox: &Outbox, terms: GreetingTerms) -> io::Result<(usize, bool)> {
         let (mut taken, mut is_last) = (0, false);
         let mut pieces = outbox.iter();
@@ -181,7 +181,7 @@ impl EngineStream {
         self.terms
     }
 
-    /// Whether its client is to be asked for a sign of life at second `now`, and has then been.
+    /// Whether a ping is due at second `now`; it then counts as sent.
     pub fn is_ping_due(&mut self, now: u32, interval: u32) -> bool {
         let is_due = self.pinged_at > 0 && now.saturating_sub(self.pinged_at) >= interval;
         if is_due || self.pinged_at == 0 {
@@ -204,7 +204,7 @@ impl EngineStream {
         self.arrivals.push_back(arrival);
     }
 
-    /// Bytes of packets that wait to be heard, each request counted as some at least.
+    /// Bytes of packets that wait, each request counted with a minimum.
     pub fn waiting_bytes(&self) -> usize {
         let bytes = |one: &EngineRequest| match one {
             EngineRequest::Packets { bytes, .. } => bytes + REQUEST,
@@ -213,15 +213,15 @@ impl EngineStream {
         self.arrivals.iter().map(bytes).sum()
     }
 
-    /// What came next; of packets only if they can be heard now.
+    /// The next request; packets only if they can be handled now.
     pub fn next_arrival(&mut self, hears: bool) -> Option<EngineRequest> {
         let waits = |one: &EngineRequest| matches!(one, EngineRequest::Packets { .. });
         let at = self.arrivals.iter().position(|one| hears || !waits(one))?;
         self.arrivals.remove(at)
     }
 
-    /// Says what there is next in the answer to a poll. An older one, and any while the client changes to a
-    /// WebSocket, is told that there is nothing.
+    /// Answers a poll with the next packets. An older poll, and any poll during the change to a WebSocket, gets an
+    /// empty response.
     pub fn answer_to(&mut self, poll: oneshot::Sender<Bytes>) {
         self.idle_since = 0;
         self.receivers = (self.receivers + 1).min(2);
@@ -252,7 +252,7 @@ impl EngineStream {
     /// WebSocket.
     fn answer_nothing(&self, poll: oneshot::Sender<Bytes>) {
         let noop = self.terms.version.answer_body(packet_message(NOOP).bytes());
-        // Whether its client is still there is its own affair.
+        // The client may have gone.
         let _ = poll.send(noop.into());
     }
 
@@ -269,7 +269,7 @@ impl EngineStream {
         self.probe.is_some()
     }
 
-    /// Whether a WebSocket is tried.
+    /// Whether a WebSocket is being tested.
     pub fn has_probe(&self) -> bool {
         self.probe.is_some()
     }
@@ -295,7 +295,7 @@ impl EngineStream {
     pub fn answer_probe(&mut self, packet: &str) {
         if let Some(probe) = &mut self.probe {
             probe.queued.push(packet_message(packet).into_bytes());
-            // What it does not take is written with the next look at it.
+            // The rest is written when it is next polled.
             let _ = probe.write_queued();
             self.is_changing = true;
         }
@@ -312,19 +312,19 @@ impl EngineStream {
         if let Some(probe) = self.probe.take() {
             self.end_idle_poll();
             self.is_changing = false;
-            // Its client is told of no other way from now on.
+            // From now on the client is offered no upgrade.
             self.terms.upgrades = false;
             self.idle_since = 0;
             self.receiver = EngineReceiver::Socket(probe);
         }
     }
 
-    /// Whether what is said goes by a WebSocket.
+    /// Whether packets go out on a WebSocket.
     pub fn is_socket(&self) -> bool {
         matches!(self.receiver, EngineReceiver::Socket(_))
     }
 
-    /// Whether the last packet of all was said, and taken.
+    /// Whether the last packet was written and taken.
     pub fn is_finished(&self) -> bool {
         self.is_finished && !self.is_holding()
     }
@@ -383,7 +383,7 @@ impl EngineStream {
         }
     }
 
-    /// Whether there is something to write beside what is queued.
+    /// Whether bytes wait that are not in the outbox.
     pub(super) fn is_holding(&self) -> bool {
         matches!(&self.receiver, EngineReceiver::Socket(socket) if socket.is_holding())
     }
@@ -432,7 +432,7 @@ impl EngineStream {
     }
 }
 
-/// What one poll is answered.
+/// The response to one poll.
 #[derive(Default)]
 struct PollAnswer {
     /// Translated.
@@ -469,7 +469,7 @@ impl PollAnswer {
     }
 }
 
-/// Translates a piece, once for all sessions of a worker that are told it in one turn.
+/// Translates a piece, once a turn for all sessions that get it.
 fn translation_of(piece: &Bytes, terms: GreetingTerms) -> (Bytes, bool) {
     let address = piece.as_ptr() as usize;
     // Most allocations are aligned to 16 bytes: the lowest four bits tell little apart.
@@ -484,7 +484,7 @@ fn translation_of(piece: &Bytes, terms: GreetingTerms) -> (Bytes, bool) {
         }
         let made = translate_frames(piece, terms);
         let (translated, is_last) = (Bytes::from(made.frames), made.is_last);
-        // What only this session is told, its greeting before all, is not asked for again.
+        // A piece that only this session gets, such as its greeting, is not cached.
         if !piece.is_unique()
             && let Some(kept) = kept
         {
