@@ -1,7 +1,7 @@
-//! The product's operations. Sockets, the API and other nodes all use them, so each thing that can happen to a channel
-//! is implemented once. An operation calls the hub, turns the resulting facts into frames, and sends them. What differs
-//! between a single server and a node of a cluster is in `alone.rs` and `clustered.rs`; an operation here chooses
-//! between them once.
+//! The product's operations. Sockets, the API and other nodes all use them, so each change of a channel is
+//! implemented once. An operation calls the hub, turns the resulting facts into frames, and sends them. The
+//! differences between a single server and a node of a cluster are in `alone.rs` and `clustered.rs`; an operation
+//! here chooses between them once.
 
 mod alone;
 mod bequest;
@@ -66,14 +66,14 @@ pub use travelling::ClientClaim;
 pub use webhooks::acknowledger;
 pub use withdraw::{Acknowledgement, PendingWithdrawal};
 
-/// What all workers of one server share.
+/// State that all workers of one server share.
 #[derive(Debug)]
 pub struct ServerState {
     /// Replaced as a whole on reload.
     pub apps: Arc<ArcSwap<Apps>>,
     /// Connections, channels and users on this node.
     pub hub: Arc<Hub>,
-    /// One set of counts for each worker, summed when somebody looks.
+    /// One set of counters for each worker, summed by readers.
     pub metrics: Metrics,
     /// No new sockets: the server is stopping.
     pub draining: AtomicBool,
@@ -87,7 +87,7 @@ pub struct ServerState {
     pub webhooks: Webhooks,
     /// Whether there may be other nodes.
     pub scope: Scope,
-    /// Who knows of apps that are not among `apps`, if anybody does.
+    /// Looks up apps that are not among `apps`, if there is a database.
     pub lookup: Option<Lookup>,
     /// State for handing clients over to the next process.
     pub succession: Succession,
@@ -147,7 +147,7 @@ impl Node {
         self.shared.metrics.of_worker(self.worker.index())
     }
 
-    /// What all workers of this server share about connections.
+    /// The hub, shared by all workers of this server.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.shared.hub
     }
@@ -196,7 +196,7 @@ impl Node {
         let directory = self.hub().directory(&app.id);
         let max = app.limits.max_connections;
         let elsewhere = shared.scope.connections_elsewhere(&app.id);
-        // What others have is known a second late; one that takes the place of another is none more.
+        // Other nodes' counts are a second late. A client that replaces its old connection is not one more.
         let elsewhere = if claim.is_some_and(ClientClaim::replaces) { 0 } else { elsewhere };
         if (max > 0 && elsewhere >= max)
             || !directory.admit_connection(max.saturating_sub(elsewhere))
@@ -241,19 +241,18 @@ impl Node {
         }
     }
 
-    /// Ends what a connection had part in, `most` of its subscriptions; whether that was all. What it was
-    /// subscribed to, others see it leave.
+    /// Ends up to `most` subscriptions of a connection; returns whether those were all. Each end is announced.
     pub fn leave_some(&self, connection: &Connection, most: usize) -> bool {
         self.suspend_client(connection);
         for _ in 0..most {
-            // In parts, since each end may be told to a crowd and the worker has others to serve.
+            // In parts, since each end may be announced to a crowd, and the worker has other connections.
             let Some(ended) = self.worker.unsubscribe_next(connection) else { break };
             self.announce_leave(&connection.directory, &ended, &connection.app());
         }
         if connection.channel_count() > 0 {
             return false;
         }
-        // Only after the last channel, so that watchers hear of it after members have.
+        // After the last channel, so that watchers learn of it after members do.
         if let Some(user) = self.worker.set_user(connection, None) {
             self.sign_out(connection, &user);
         }
@@ -275,13 +274,14 @@ impl Node {
         true
     }
 
-    /// Subscribes, and tells the connection so before anything that the channel brings. Subscribing again
-    /// succeeds again and changes nothing. What is returned waits for other nodes, and the connection's later
-    /// frames with it, until [`Self::resume_pending`] or [`Self::cancel_pending`].
-    /// On a server of its own the answer is always ready. The order matters: name and signature first, which cost
-    /// nothing for others; then what the connection and the channel may hold; then the subscription itself.
+    /// Subscribes, and queues the confirmation before any frame of the channel. Subscribing again succeeds again
+    /// and changes nothing. The returned subscription waits for other nodes, and the connection's later messages
+    /// wait with it, until [`Self::resume_pending`] or [`Self::cancel_pending`]. On a single server the result is
+    /// always ready.
+    /// Checks are ordered: name and signature first, which cost others nothing; then the limits of the connection
+    /// and the channel; then the subscription itself.
     /// # Errors
-    /// What the client is told with `pusher:subscription_error`; nothing has changed then.
+    /// The `pusher:subscription_error` for the client; nothing has changed then.
     pub fn subscribe(
         &self,
         connection: &Rc<Connection>,
@@ -302,7 +302,7 @@ impl Node {
         }
         let mut leaving = None;
         if let Some(present_as) = self.worker.subscribed_as(connection, name.as_str()) {
-            // A presence channel can be joined again as somebody else: then the first one leaves.
+            // A client may rejoin a presence channel as another user: the first one leaves then.
             if member.as_ref().map(|member| &member.user_id) == present_as.as_ref() {
                 self.confirm_again(connection, &name);
                 return Ok(None);
@@ -325,11 +325,11 @@ impl Node {
         }
     }
 
-    /// Whether the connection may subscribe, and as whom on a presence channel.
-    /// Checks the signature over socket, channel and member data. Public channels need none, and a user's own
-    /// channel is open to whoever is signed in as that user.
+    /// Checks whether the connection may subscribe; returns the member for a presence channel. Verifies the
+    /// signature over socket, channel and member data. Public channels need none. A user's own channel needs a
+    /// connection that is signed in as that user.
     /// # Errors
-    /// Why not, as the client is told. A signature that does not hold is counted by its cause.
+    /// The reason for the client. An invalid signature is counted by its cause.
     fn authorize_subscription(
         &self,
         connection: &Connection,
@@ -375,7 +375,7 @@ impl Node {
         member.map(Some).map_err(SubscriptionError::Member)
     }
 
-    /// Tells a subscriber again what it was told when it subscribed, as of now.
+    /// Sends a subscriber the confirmation again, with the current state.
     fn confirm_again(&self, connection: &Connection, name: &ChannelName) {
         match self.shared.scope.others() {
             Some(others) => clustered::confirm_again(others, connection, name),
@@ -406,13 +406,12 @@ impl Node {
         let Some(others) = self.shared.scope.others() else {
             return self.announce_leave_alone(directory, ended, app);
         };
-        // Subscribers are told once Redis has it.
+        // Subscribers get the leave once Redis has it.
         others.leave_topic(app, ended);
         0
     }
 
-    /// Tells crowded channels the count that has changed since they were told.
-    /// Called once a second by the first worker.
+    /// Announces changed counts of crowded channels. Called once a second by the first worker.
     pub fn announce_due_counts(&self) {
         let apps = self.shared.apps.load();
         for (id, directory) in self.hub().directories() {
@@ -437,9 +436,8 @@ impl Node {
     }
 }
 
-/// Whether subscribers of the channel are told how many they are: where the app wants it, but never on
-/// presence channels, which know their members, nor on encrypted ones, where Java would try to decrypt it
-/// (case K11).
+/// Whether the channel's subscribers get counts: if the app wants it, but never on presence channels, which have
+/// members, nor on encrypted ones, where the Java SDK would try to decrypt it (case K11).
 fn sends_count(app: &App, name: &ChannelName) -> bool {
     let untold = matches!(name.kind().access, Access::Presence | Access::Encrypted);
     app.features.subscription_count && !untold

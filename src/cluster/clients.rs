@@ -23,7 +23,7 @@ pub(super) const MAX_BYTES: usize = 64 << 20;
 /// How many clients are forgotten at once.
 pub(super) const SWEPT: usize = 1000;
 
-/// A record, counted for its app until nobody needs it any more.
+/// An encoded record, counted for its app until it is dropped.
 struct CountedRecord {
     /// The encoded record.
     bytes: Vec<u8>,
@@ -43,7 +43,7 @@ pub fn counted_record(bytes: Vec<u8>, held: Arc<HeldBytes>) -> Bytes {
     Bytes::from_owner(CountedRecord { bytes, _share: share })
 }
 
-/// What a client holds, to be kept for its next connection.
+/// The state of a client, to be kept in Redis for its next connection.
 #[derive(Clone, Debug)]
 pub struct Parked {
     pub app: AppId,
@@ -53,18 +53,18 @@ pub struct Parked {
     pub record: Bytes,
     /// How long it may take to come back.
     pub window: Duration,
-    /// Its connection has ended, so that it is nobody's now.
+    /// Its connection has ended, so that no node owns it.
     pub ended: bool,
     /// It came while Redis was away, and whose it was is not known.
     pub unclaimed: bool,
 }
 
-/// What Redis knows of a client that has come.
+/// The state of a reconnected client in Redis.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub struct ClaimedClient {
     /// The node that had its connection and has not ended it.
     pub owner: Option<u64>,
-    /// What it held, and when that was kept; by this node's clock of Redis.
+    /// Its record, and when that was written, by this node's view of Redis's clock.
     pub record: Option<(u64, Bytes)>,
     /// Since when clients are known.
     pub since: u64,
@@ -72,7 +72,7 @@ pub struct ClaimedClient {
     pub withdrawals: bool,
 }
 
-/// A client that came back is to be told what it has missed of a topic.
+/// A request to replay a topic's log to a client that reconnected.
 #[derive(Debug, Clone)]
 pub struct Replay {
     pub topic: Topic,
@@ -84,7 +84,7 @@ pub struct Replay {
     pub alive: u64,
 }
 
-/// What it has missed.
+/// The missed events of a topic.
 #[derive(Debug)]
 pub struct Missed {
     /// The topic that was read.
@@ -102,15 +102,15 @@ pub struct Missed {
 /// One event of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissedEvent {
-    /// Its place in the channel's log, by which what was told before is left out.
+    /// The event's place in the channel's log, by which events that were replayed already are skipped.
     pub place: u64,
-    /// The connection that published it, which does not hear it.
+    /// The connection that published it, which does not get it.
     pub except: Option<SocketId>,
     /// As subscribers got it.
     pub frame: Bytes,
 }
 
-/// What stands for a user and a channel that it may not hold any longer.
+/// The member of a sorted set that stands for a user's withdrawn channel.
 pub fn withdrawn_member(user: &UserId, channel: &ChannelName) -> String {
     format!("{}\n{}", user.as_str(), channel.as_str())
 }

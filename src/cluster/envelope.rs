@@ -25,13 +25,13 @@ const FIRST_VERSION: u8 = 1;
 /// Bytes of the header: version, kind, flags, the mark, and three numbers.
 const HEADER: usize = 28;
 
-/// Tells an envelope from text that somebody else sent to the same topic.
+/// The first byte, which tells an envelope from other data on the same topic.
 const MARK: u8 = 0xfa;
 
 /// The flag of what the sender's own subscribers have been given already.
 const TOLD: u8 = 1;
 
-/// The flag of what a client said, and who comes back is not told. The one between is the seal's.
+/// The flag of client events, which are not replayed to reconnected clients. The bit between is the seal's.
 const WHISPER: u8 = 4;
 
 /// The flag of what a server that may have lost it has taken before.
@@ -51,15 +51,15 @@ pub struct Envelope {
     pub sent: u64,
     /// The sender's own subscribers have it already.
     pub told: bool,
-    /// Who comes back later is not told of it.
+    /// A client event, which is not replayed.
     pub whisper: bool,
     /// A server that may have lost it since has taken it before.
     pub again: bool,
-    /// What it says, by its kind.
+    /// The content, by kind.
     pub body: EnvelopeBody,
 }
 
-/// What it says.
+/// The content of an envelope.
 #[derive(Clone, PartialEq, Debug)]
 pub enum EnvelopeBody {
     /// For the subscribers of its topic. Its version is its place in the channel's log; 0: it is not logged.
@@ -97,7 +97,7 @@ pub enum EnvelopeBody {
 pub enum EnvelopeError {
     /// Of a kind that a newer node knows.
     Newer(u8),
-    /// Not written by any version: a program of somebody else's publishes on the topic.
+    /// Undecodable: some other program publishes on the topic.
     Garbage,
 }
 
@@ -138,8 +138,8 @@ const HANDED_OVER: u8 = 12;
 const TRACE: u8 = 13;
 
 impl EnvelopeBody {
-    /// What stands for it, and about how many bytes follow the version.
-    /// The size is for one allocation, and may be wrong.
+    /// The byte of the kind, and roughly how many bytes follow the version. The size is for one allocation, and
+    /// need not be exact.
     fn kind_and_size(&self) -> (u8, usize) {
         match self {
             Self::Event { frame, .. } => (EVENT, 16 + frame.len()),
@@ -171,8 +171,7 @@ impl Envelope {
         head
     }
 
-    /// What stands before and behind the version, for the scripts that give it.
-    /// Redis joins the three: it alone knows the place.
+    /// The bytes before and behind the version, for the scripts that insert it. Only Redis knows the version.
     pub fn encode_around_version(&self) -> (Vec<u8>, Vec<u8>) {
         let (kind, size) = self.body.kind_and_size();
         let mut head = Vec::with_capacity(HEADER + DIGITS);
@@ -243,7 +242,7 @@ impl Envelope {
         }
     }
 
-    /// What tells it from all others in the bytes of it: sender and serial, in bytes 5 to 20.
+    /// The unique id: sender and serial, in bytes 5 to 20.
     pub fn id_bytes(&self) -> [u8; 16] {
         (u128::from(self.origin) << 64 | u128::from(self.serial)).to_be_bytes()
     }

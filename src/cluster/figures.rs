@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::metrics::Histogram;
 
-/// What is counted of the link. Written by the link's thread, but for `dropped` and `throttled`.
+/// Counters of the link. Written by the link's thread, except `dropped` and `throttled`.
 #[derive(Debug, Default)]
 pub struct LinkMetrics {
     /// Envelopes sent to other nodes.

@@ -11,7 +11,7 @@ pub(super) struct RedisKeys {
     prefix: String,
 }
 
-/// What a topic's name in Redis stands for.
+/// The meaning of a topic's name in Redis.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum TopicName<'a> {
     Topic {
@@ -24,7 +24,7 @@ pub(super) enum TopicName<'a> {
     Wakeup {
         app: &'a str,
     },
-    /// To the node that sent it, to see whether it hears.
+    /// For the node that sent it, to test its subscribed connection.
     Probe,
     /// To one node, by its number.
     Node,
@@ -58,22 +58,22 @@ impl RedisKeys {
         [log, cut]
     }
 
-    /// What a lease has of an app.
+    /// The counts of an app under a lease.
     pub(super) fn lease_counts(&self, app: &AppId, lease: &str) -> String {
         format!("{}:{{{app}}}:n:{lease}", self.prefix)
     }
 
-    /// What a lease holds of an app for webhooks.
+    /// Channels and members of an app that a lease holds, for webhooks.
     pub(super) fn lease_held(&self, app: &AppId, lease: &str) -> String {
         format!("{}:{{{app}}}:h:{lease}", self.prefix)
     }
 
-    /// What every lease's key of [`Self::lease_counts`] begins with.
+    /// The prefix of [`Self::lease_counts`] of every lease.
     pub(super) fn counts_of_leases(&self, app: &AppId) -> String {
         self.lease_counts(app, "")
     }
 
-    /// What every lease's key of [`Self::lease_held`] begins with.
+    /// The prefix of [`Self::lease_held`] of every lease.
     pub(super) fn held_of_leases(&self, app: &AppId) -> String {
         self.lease_held(app, "")
     }
@@ -83,7 +83,7 @@ impl RedisKeys {
         format!("{}:fence:{{{tag}}}", self.prefix)
     }
 
-    /// What a lease holds on that server.
+    /// The channels, members and apps that a lease may hold something of, on that server.
     pub(super) fn lease_key(&self, tag: u16, lease: &str) -> String {
         format!("{}:lease:{{{tag}}}:{lease}", self.prefix)
     }
@@ -103,17 +103,17 @@ impl RedisKeys {
         format!("{}:leases", self.prefix)
     }
 
-    /// What such a lease holds.
+    /// The same for a lease of an older version.
     pub(super) fn lease_of_old(&self, lease: &str) -> String {
         format!("{}:lease:{lease}", self.prefix)
     }
 
-    /// Wakes the node that tells an app's webhooks; kept where the app's keys are.
+    /// Wakes the node that reads an app's webhook log; on the same server as the app's keys.
     pub(super) fn wakeup_topic(&self, app: &AppId) -> String {
         format!("{}:wakeup_topic:{{{app}}}", self.prefix)
     }
 
-    /// What every node's key begins with for what it said last has happened.
+    /// The prefix of the key with the last event number of each node.
     pub(super) fn said(&self, app: &AppId) -> String {
         format!("{}:{{{app}}}:s:", self.prefix)
     }
@@ -140,12 +140,12 @@ impl RedisKeys {
         [log, cut]
     }
 
-    /// The topic by which a node finds out whether it still hears what is published.
+    /// The topic by which a node tests its subscribed connection.
     pub(super) fn probe_topic(&self, lease: &str) -> String {
         format!("{}:probe:{lease}", self.prefix)
     }
 
-    /// What is for one node alone.
+    /// The topic of one node.
     pub(super) fn node_topic(&self, node: u64) -> String {
         format!("{}:node:{node:016x}", self.prefix)
     }

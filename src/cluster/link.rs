@@ -38,7 +38,7 @@ const BACKPRESSURE_BYTES: usize = 1 << 20;
 /// Estimated bytes of a queued publish besides its frame.
 const EVENT_OVERHEAD: usize = 200;
 
-/// What a node requests of the link.
+/// A request from a worker to the link.
 #[derive(Debug)]
 pub enum LinkRequest {
     /// Subscribe to a topic, for its first connection here.
@@ -152,7 +152,7 @@ pub struct Withdraw {
 }
 
 impl OutgoingEvent {
-    /// What it counts in the queue's limit; the same when it is added and when it is removed.
+    /// Bytes that it counts in the queue's limit; the same when it is added and when it is removed.
     pub(super) fn queued_bytes(&self) -> usize {
         let own = match self {
             Self::Event { frame, .. } => frame.len(),
@@ -179,7 +179,7 @@ impl OutgoingEvent {
         }
     }
 
-    /// Whether local subscribers get it only when it comes back.
+    /// Whether local subscribers get it only when it comes back from Redis.
     pub(super) fn returns(&self) -> bool {
         match self {
             Self::Cached { .. } => true,
@@ -188,7 +188,7 @@ impl OutgoingEvent {
         }
     }
 
-    /// What local subscribers get if it does not come back.
+    /// The event for local subscribers if it does not come back.
     pub(super) fn offline_fallback(&self) -> Option<(&Topic, OfflineFallback)> {
         let (topic, except, frame, data) = match self {
             Self::Cached { topic, except, frame, data, .. } => (topic, except, frame, Some(data)),
@@ -201,13 +201,13 @@ impl OutgoingEvent {
         Some((topic, OfflineFallback::Publish { topic: topic.clone(), except, frame, data }))
     }
 
-    /// Whether it is queued even without room: it is small and rare, and must not be lost.
+    /// Whether it is queued even beyond the limit: it is small and rare, and must not be lost.
     pub(super) fn is_urgent(&self) -> bool {
         !matches!(self, Self::Event { .. } | Self::Cached { .. } | Self::Trace { .. })
     }
 }
 
-/// What the link tells the node.
+/// An event from the link to the node.
 #[derive(Debug)]
 pub enum LinkEvent {
     /// The topic is subscribed to, with what Redis has of it. Repeated after a lost link.
@@ -241,7 +241,7 @@ pub enum LinkEvent {
     HandedOver { request: u64, record: Bytes },
     /// A client has reconnected to `node`, which requests its state.
     TakeOver { app: AppId, key: String, node: u64, request: u64 },
-    /// What a client that resumed here has missed.
+    /// Events that a resumed client has missed.
     Missed(Missed),
     /// How many clients of an app did not resume in time, were dropped early, and may still resume.
     Swept { app: AppId, expired: u64, crowded: u64, waiting: Option<u64> },
@@ -253,7 +253,7 @@ pub enum LinkEvent {
     Down,
 }
 
-/// What happens without Redis, on this node alone.
+/// The local result of a request while Redis is away.
 #[derive(Debug)]
 pub enum OfflineFallback {
     Open(Topic),
@@ -342,20 +342,20 @@ impl LinkDriver {
 }
 
 impl Link {
-    /// Whether Redis answers. While it does not, the node works with local knowledge. It may go away the next moment,
-    /// so a caller must expect to get no reply.
+    /// Whether Redis answers. While it does not, the node works with local knowledge. The link may break right
+    /// after, so a caller must expect to get no reply.
     pub fn is_up(&self) -> bool {
         // Relaxed: the state may change right after the load anyway.
         self.status.up.load(Ordering::Relaxed)
     }
 
-    /// The masters and slots of a Redis Cluster that are away while the rest answers. What belongs to them is handled
-    /// with local knowledge.
+    /// The masters and slots of a Redis Cluster that are away while the rest answers. Their topics and apps are
+    /// handled with local knowledge.
     pub fn away_parts(&self) -> Arc<Vec<String>> {
         self.status.away.load_full()
     }
 
-    /// Whether Redis has lost its data and other nodes may still have to register theirs again.
+    /// Whether Redis has lost its data, and other nodes may not have registered theirs again.
     pub fn is_restoring(&self) -> bool {
         // Relaxed: `/ready` and rosters may notice a moment late.
         self.status.restoring.load(Ordering::Relaxed)
@@ -419,7 +419,7 @@ impl Link {
         self.send_request(LinkRequest::Publish(publish))
     }
 
-    /// What a publish request must wait for before it is answered, if much is queued already (backpressure).
+    /// Resolves when a publish request may be answered; `None` if little is queued (backpressure).
     pub fn wait_for_room(&self) -> Option<oneshot::Receiver<()>> {
         if !self.is_up() || self.queued_bytes() <= BACKPRESSURE_BYTES.min(self.max_queued / 2) {
             return None;
@@ -430,8 +430,8 @@ impl Link {
         Some(room)
     }
 
-    /// Whether publishes of so many bytes fit. While Redis is away they need not: local subscribers get them, and what
-    /// other nodes miss is counted.
+    /// Whether publishes of so many bytes fit. While Redis is away they always do: local subscribers get them, and
+    /// those lost for other nodes are counted.
     pub fn has_room_for(&self, publishes: usize, bytes: usize) -> bool {
         let all = bytes.saturating_add(publishes.saturating_mul(EVENT_OVERHEAD));
         !self.is_up() || self.queued_bytes().saturating_add(all) <= self.max_queued

@@ -9,7 +9,7 @@ use crate::metrics::MetricsPage;
 /// Which of the counts a family shows.
 type LinkMetric = fn(&LinkMetrics) -> &AtomicU64;
 
-/// What is counted.
+/// The counters: name, help text, and where to read them.
 const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     (

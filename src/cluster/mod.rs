@@ -1,6 +1,6 @@
 //! The other nodes: the messages between them, and the link that carries these. The link is data: requests go in,
-//! events come out, and a table of topics holds what this node is subscribed to. What an event means to clients is
-//! decided above; nothing here knows sockets, workers or the hub.
+//! events come out, and a table has the topics of this node. The meaning of an event for clients is decided above;
+//! nothing here knows sockets, workers or the hub.
 
 pub mod clients;
 mod counted_request;
@@ -40,7 +40,7 @@ pub struct Topic {
 /// A connection that waits for its subscription, so that the answer finds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SubscribeTicket {
-    /// Whose inbox the outcome goes into.
+    /// The worker whose inbox gets the outcome.
     pub worker: u16,
     /// Its place in the worker's list.
     pub slot: u32,
@@ -48,7 +48,7 @@ pub struct SubscribeTicket {
     pub socket: SocketId,
 }
 
-/// What a connection that waited is told.
+/// The outcome for a waiting subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SubscribeOutcome {
     /// It may subscribe now.

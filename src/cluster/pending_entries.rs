@@ -30,7 +30,7 @@ pub(super) struct PendingEntries {
     next: u64,
     /// The first place that was in no request yet.
     unasked: u64,
-    /// Of names whose last word may be undone: its place, and whether Redis was told that the name is held.
+    /// Names whose last entry may be undone: its place, and whether Redis has the name as held.
     undoable: HashMap<Arc<str>, (u64, bool)>,
     /// How many are of what happened, and the bytes of their texts.
     happened: (usize, usize),
@@ -51,7 +51,7 @@ impl PendingEntry {
         Self { sign, text, number: 0 }
     }
 
-    /// The sign as the script is told it.
+    /// The sign, with the number of an event, as the script reads it.
     pub(super) fn signed(&self) -> String {
         match self.sign {
             '!' => format!("!{}", self.number),
@@ -101,7 +101,7 @@ impl PendingEntries {
         self.insert(place, entry);
     }
 
-    /// Adds that a name is held, or is held no longer; Redis was told before that it is.
+    /// Adds that a name is held or no longer held; `told` is whether Redis has it as held.
     pub(super) fn push_undoable(&mut self, entry: PendingEntry, told: bool) {
         self.undoable.insert(entry.text.clone(), (self.next, told));
         self.push_back(entry);
@@ -128,7 +128,7 @@ impl PendingEntries {
         self.text_bytes -= entry.text.len();
     }
 
-    /// Takes the last word about a name back, unless Redis may have it; whether Redis was told that the name is held.
+    /// Removes the last entry of a name, unless it may have been sent; returns whether Redis has the name as held.
     pub(super) fn undo(&mut self, name: &str) -> Option<bool> {
         let (place, told) = *self.undoable.get(name)?;
         if place < self.unasked {

@@ -11,7 +11,7 @@ use crate::app::AppId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
-/// What a query asks Redis.
+/// A query to Redis.
 #[derive(Debug)]
 pub enum LinkQuery {
     /// The occupied channels whose names begin so, with their users where wanted.
@@ -20,7 +20,7 @@ pub enum LinkQuery {
     Counts(Vec<Topic>),
     /// One channel, with its cached event.
     Channel(Topic),
-    /// Who is present in a presence channel.
+    /// The users present in a presence channel.
     Users(Topic),
     /// How many connections the app has on all nodes.
     Connections(AppId),
@@ -32,7 +32,7 @@ pub enum LinkQuery {
     TakeOver { app: AppId, key: String, node: u64, request: u64 },
 }
 
-/// What it answers.
+/// The reply to a query.
 #[derive(Debug, PartialEq)]
 pub enum LinkReply {
     /// In no order.
@@ -45,11 +45,11 @@ pub enum LinkReply {
     Users(Vec<UserId>),
     /// All nodes together.
     Connections(usize),
-    /// What Redis has of the client, which is this node's from now on.
+    /// The client's state in Redis. The client belongs to this node from now on.
     Claimed(ClaimedClient),
     /// Times of Redis; 0: not within the time that clients may come back.
     Withdrawn(Vec<u64>),
-    /// How many nodes were told.
+    /// How many nodes received it.
     Told(usize),
 }
 

@@ -20,14 +20,14 @@ pub(super) fn now_us() -> u64 {
 /// A clock that is set by what Redis says, and that setting this machine's own does not change.
 #[derive(Debug)]
 pub struct RedisClock {
-    /// What is measured from, so that a clock that is set back changes nothing here.
+    /// The monotonic start, so that setting the system clock back changes nothing here.
     began: Instant,
-    /// What time it was then, microseconds since 1970; before Redis was heard, by this machine's own clock.
+    /// Redis's time at the start, microseconds since 1970; this machine's time before Redis was reached.
     then: AtomicU64,
     /// How much is added to all times and versions of Redis, so that they go on where those of a Redis ended that
     /// has lost its data, though the next one's clock may be behind.
     shift: AtomicU64,
-    /// The latest version that was heard, so shifted.
+    /// The latest version that was received, with the shift.
     latest: AtomicU64,
 }
 
@@ -39,8 +39,8 @@ impl Default for RedisClock {
 }
 
 impl RedisClock {
-    /// Redis has said what time it was a moment ago; each server, where there are several. The one furthest
-    /// behind counts. Whether it has been put forward.
+    /// Sets the clock from the times that Redis's servers reported a moment ago; the earliest counts. Returns
+    /// whether the clock jumped ahead.
     pub(super) fn set_from(&self, said: impl IntoIterator<Item = u64>) -> bool {
         let Some(now) = said.into_iter().min() else { return false };
         let (now, before) = (now.saturating_add(self.clock_shift()), self.now());

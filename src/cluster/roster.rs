@@ -26,11 +26,11 @@ pub struct Roster {
     by_user: HashMap<UserId, u64>,
     /// Up to which change this is true.
     version: u64,
-    /// What Redis has was read once.
+    /// Whether the members were read from Redis once.
     loaded: bool,
     /// The users with connections of this node.
     own: HashMap<UserId, LocalUser>,
-    /// Bytes of all that a joiner is told of the members, and of what it will be told of those that this node has claimed.
+    /// Bytes of the members as a new member receives them, those that this node has claimed included.
     bytes: usize,
     /// The part of that which Redis has not confirmed.
     claimed_bytes: usize,
@@ -43,7 +43,7 @@ pub struct Roster {
 struct LocalUser {
     /// As it was first claimed; other connections of the user count as the same.
     member: Member,
-    /// What is counted for it as claimed: nothing once the roster has it.
+    /// Bytes counted for the claim: 0 once the roster has the member.
     bytes: usize,
     /// The channel's bound, for joining without Redis.
     max: usize,
@@ -68,7 +68,7 @@ impl LocalUser {
     }
 }
 
-/// What Redis has of a channel.
+/// The members of a channel in Redis.
 #[derive(Clone, Default, Debug)]
 pub struct LoadedRoster {
     /// Up to which change this is true.
@@ -77,7 +77,7 @@ pub struct LoadedRoster {
     pub members: Vec<(u64, Member)>,
 }
 
-/// One difference to what clients were told.
+/// A difference to the roster that clients have.
 #[derive(Debug)]
 pub enum RosterChange {
     /// Somebody came.
@@ -86,7 +86,7 @@ pub enum RosterChange {
     Removed(MemberText),
 }
 
-/// What a connection more leads to.
+/// The effect of one more connection.
 #[derive(PartialEq, Eq, Debug)]
 pub enum JoinClaim {
     /// The user is the node's already.
@@ -103,13 +103,13 @@ impl Roster {
         roster
     }
 
-    /// Bytes of all that a joiner is told of the members.
+    /// Bytes of the roster, as a new member receives it.
     pub fn held_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether `member` may come in, where a joiner may be told of `max` bytes, as far as this node knows: others may
-    /// be about to come in at other nodes. A connection that comes as somebody else makes room by `leaving`.
+    /// Whether `member` may join, within `max` bytes, as far as this node knows: users may be joining on other
+    /// nodes. A connection that joins as another user makes room by `leaving`.
     pub fn has_room_for(&self, member: &Member, leaving: Option<&UserId>, max: usize) -> bool {
         let user = &member.user_id;
         let is_there = self.own.contains_key(user) || self.by_user.contains_key(user);
@@ -119,10 +119,10 @@ impl Roster {
         is_there || bytes + MemberText::new(member).roster_bytes() <= max
     }
 
-    /// Whether a connection that is present as `leaving` may be present as `member` instead.
-    /// As far as this node knows: it takes a user whose only connection here leaves for one who leaves.
+    /// Checks whether a connection that is present as `leaving` may be present as `member` instead. As far as this
+    /// node knows: a user whose only connection here leaves is taken as leaving.
     /// # Errors
-    /// What there would be too much of.
+    /// The limit that would be exceeded.
     pub fn check_change(
         &self,
         member: &Member,
@@ -140,13 +140,13 @@ impl Roster {
         bounds.check_size(members + 1, bytes + MemberText::new(member).roster_bytes())
     }
 
-    /// What a joiner is told of a user, in bytes; 0 of one who is not there.
+    /// Bytes of a user in the roster; 0 for one who is not in it.
     fn told_bytes(&self, user: &UserId) -> usize {
         let place = self.by_user.get(user).map(|place| (*place, user.clone()));
         place.and_then(|place| self.members.get(&place)).map_or(0, MemberText::roster_bytes)
     }
 
-    /// For telling apart what a subscriber has been told.
+    /// The version, by which subscribers skip changes that they have.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -156,7 +156,7 @@ impl Roster {
         self.loaded
     }
 
-    /// The node goes on with what it has heard.
+    /// Continues with local knowledge.
     pub fn go_alone(&mut self) {
         self.loaded = true;
     }
@@ -166,15 +166,14 @@ impl Roster {
         self.members.len()
     }
 
-    /// Counts one more connection of the user here.
-    /// The caller has Redis asked if it is told to.
+    /// Counts one more connection of the user here. The caller asks Redis if the result says so.
     pub fn claim_member(&mut self, member: &Member, max: usize) -> JoinClaim {
         if let Some(own) = self.own.get_mut(&member.user_id) {
             own.connections += 1;
             let refused = std::mem::take(&mut own.refused);
             return if refused { JoinClaim::First } else { JoinClaim::Known };
         }
-        // A user whom others hold already needs no more room.
+        // A user that other nodes hold already needs no more room.
         let is_there = self.by_user.contains_key(&member.user_id);
         let bytes = if is_there { 0 } else { MemberText::new(member).roster_bytes() };
         self.claimed_bytes += bytes;
@@ -193,8 +192,7 @@ impl Roster {
         JoinClaim::First
     }
 
-    /// Counts one connection less; whether it was the user's last here.
-    /// The caller has Redis told then.
+    /// Counts one connection less; returns whether it was the user's last here. The caller then tells Redis.
     pub fn release_claim(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.connections -= 1;
@@ -245,15 +243,15 @@ impl Roster {
         Some(&own.member)
     }
 
-    /// Redis has the user, from `version` on.
-    /// It may be a version that has not been heard yet; until then nobody waits in vain.
+    /// Redis has the user since `version`. The node may not have received that version yet; waiting subscriptions
+    /// are confirmed all the same.
     pub fn confirm_user(&mut self, user: &UserId, version: u64) {
         if let Some(own) = self.own.get_mut(user) {
             own.joined = Some(version);
         }
     }
 
-    /// Whether the roster has everything up to the user's joining, and so the user: one who left while the link was down
+    /// Whether the roster has the user, and everything up to its joining. A user that left while the link was down
     /// and is held by another node is missing until the roster is read again.
     pub fn is_ready(&self, user: &UserId) -> bool {
         let own = self.own.get(user).and_then(|own| own.joined);
@@ -278,12 +276,12 @@ impl Roster {
             return None;
         }
         self.version = version;
-        // Who is said to have come again has never left, and keeps its place.
+        // A user that is said to have joined again never left, and keeps its place.
         let place = self.by_user.get(&member.user_id).copied().unwrap_or(version);
         self.insert_member(place, member)
     }
 
-    /// Whether it is news depends on whether the user was there; its text is replaced in any case.
+    /// Adds or replaces a member. It is a change for clients only if the user was absent.
     fn insert_member(&mut self, place: u64, member: &Member) -> Option<RosterChange> {
         let user = &member.user_id;
         let text = MemberText::new(member);
@@ -298,8 +296,8 @@ impl Roster {
         before.is_none().then_some(RosterChange::Added(text))
     }
 
-    /// A user left, at `version`; its text if that is news. Whom this node holds has not left: it is there again already,
-    /// or is about to be. A client that left and came at once has, maybe with another `user_info`.
+    /// A user left at `version`; returns the change for clients, if it is one. A user that this node holds has not
+    /// left: it has joined again already, or is about to, maybe with another `user_info`.
     pub fn apply_leave(&mut self, version: u64, user: &UserId) -> Option<RosterChange> {
         if version <= self.version {
             return None;
@@ -309,8 +307,8 @@ impl Roster {
         if is_held { None } else { self.remove_user(user) }
     }
 
-    /// Whether Redis has dropped a user at `version` whom it had confirmed to this node before, as happens
-    /// when the node was taken for dead.
+    /// The member that must join again, if Redis dropped it at `version` after it had confirmed it to this node.
+    /// That happens when this node was taken for dead.
     pub fn must_join_again(&self, version: u64, user: &UserId) -> Option<&Member> {
         let own = self.own.get(user)?;
         own.joined.is_some_and(|joined| joined < version).then_some(&own.member)
@@ -332,8 +330,8 @@ impl Roster {
         self.held.replace_bytes(all(before), all(after));
     }
 
-    /// Whether there is no room for a user who is to join without Redis.
-    /// By what this node knows; together with others there may be more.
+    /// Whether the channel is full for a user that joins without Redis. As far as this node knows; over all nodes
+    /// there may be more members.
     pub fn is_full_for(&self, user: &UserId) -> bool {
         let max = self.own.get(user).map_or(usize::MAX, |own| own.max);
         !self.by_user.contains_key(user) && self.members.len() >= max
@@ -367,24 +365,25 @@ impl Roster {
         change
     }
 
-    /// Takes over what Redis has; what differs from what was known. Those it lacks stay for now if other
-    /// nodes have not had the time to say whom they hold (`settled`).
+    /// Takes over the members in Redis; returns the differences. Users that Redis lacks stay for now, unless other
+    /// nodes have had the time to register (`settled`).
     pub fn apply_load(&mut self, loaded: &LoadedRoster, settled: bool) -> Vec<RosterChange> {
         self.loaded = true;
-        // What was read is older than what has been heard since.
+        // The read state is older than changes that were received since.
         if loaded.version < self.version {
             return Vec::new();
         }
         self.version = loaded.version;
         let mut changes = Vec::new();
         let mut gone: Vec<UserId> = Vec::new();
-        // Redis may have lost its data, and other nodes are still saying whom they hold.
+        // Redis may have lost its data, and other nodes may still be registering.
         if settled {
             let here: std::collections::HashSet<&UserId> =
                 loaded.members.iter().map(|(_, member)| &member.user_id).collect();
             gone.extend(self.by_user.keys().filter(|user| !here.contains(user)).cloned());
         }
-        // Whom this node holds itself is on the way back, whatever was read; not who only waits to come in.
+        // A user that this node holds is about to be registered again, whatever was read; not one whose join is
+        // undecided.
         let is_held = |user: &UserId| self.own.get(user).is_some_and(|own| own.joined.is_some());
         gone.retain(|user| !is_held(user));
         changes.extend(gone.iter().filter_map(|user| self.remove_user(user)));
@@ -394,8 +393,7 @@ impl Roster {
         changes
     }
 
-    /// What someone who just joined is told.
-    /// Built for each joiner: it is as large as the channel.
+    /// The confirmation with the roster. Built for each new member: it is as large as the channel.
     pub fn subscribed_message(&self, channel: &ChannelName) -> Message {
         Message::subscribed_presence(channel, self.members.len(), self.members.values())
     }

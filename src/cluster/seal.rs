@@ -37,7 +37,7 @@ end
 /// The secrets by which envelopes are sealed and believed.
 #[derive(Debug)]
 pub(super) struct EnvelopeSeals {
-    /// Whose secrets sign what is about their channels.
+    /// The apps, whose secrets sign messages about their channels.
     apps: Arc<ArcSwap<Apps>>,
     /// Those of apps that were there; what is left of them still has to be said.
     known: RefCell<HashMap<AppId, Signer>>,
@@ -52,7 +52,7 @@ pub(super) struct EnvelopeParts {
     pub(super) head: Vec<u8>,
     /// Of everything but the version; Redis hashes that in without knowing a secret.
     pub(super) mac: Vec<u8>,
-    /// What comes behind the version.
+    /// The bytes behind the version.
     pub(super) rest: Vec<u8>,
 }
 
@@ -140,7 +140,7 @@ impl EnvelopeSeals {
         bytes
     }
 
-    /// Whether an envelope that came on a topic is of a node with the app's secret, and as that sent it.
+    /// Whether an envelope on a topic was sealed by a node with the app's secret, and was not changed since.
     pub(super) fn is_valid(&self, app: &AppId, topic: &str, bytes: &[u8]) -> bool {
         let Some((head, behind)) = bytes.split_at_checked(SEAL.end) else { return false };
         let (version, rest) = behind.split_at_checked(DIGITS).unwrap_or((behind, &[]));
@@ -202,7 +202,7 @@ impl EnvelopeSeals {
     }
 }
 
-/// What the MAC of an envelope is over.
+/// The bytes that the MAC covers.
 fn sealed_bytes<'a>(
     topic: &'a str,
     database: &'a [u8],
@@ -211,7 +211,7 @@ fn sealed_bytes<'a>(
 ) -> [&'a [u8]; 5] {
     // The version of the format may differ, since what is new gets a new kind.
     let header = head.get(1..SEAL.start).unwrap_or_default();
-    // Who leaves is sealed with the version, as the script may be the one that finds out.
+    // A leave is sealed with its version, since a script may be the one that detects it.
     let rest = if header.first() == Some(&LEFT) { &[] } else { rest };
     [header, database, topic.as_bytes(), &[0], rest]
 }

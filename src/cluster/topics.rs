@@ -58,7 +58,7 @@ pub struct TopicEntry {
     opened_at: u64,
     /// Events that this node has published to a cache channel and that have not come back yet.
     in_flight: usize,
-    /// Subscribers on all nodes, as was last heard.
+    /// Subscribers on all nodes, by the last announcement.
     pub total: TopicTotal,
     /// The link knows that it is to count again.
     changed: bool,
@@ -75,9 +75,9 @@ pub struct TopicEntry {
 pub struct MemberClaim<'a> {
     /// The member that wants to join.
     pub member: &'a Member,
-    /// What the channel may have.
+    /// The limits of the channel.
     pub bounds: PresenceBounds,
-    /// Whose place the connection had, and has given up.
+    /// The user as whom the connection was present before.
     pub leaving: Option<&'a UserId>,
 }
 
@@ -87,37 +87,37 @@ pub struct TopicTotal {
     pub count: usize,
     /// The version of that.
     pub version: u64,
-    /// Somebody here subscribed since subscribers were told last.
+    /// Whether a subscriber here does not have the current count.
     pub untold: bool,
     wish: CountInterest,
 }
 
-/// Who wants to know how many subscribe to a channel.
+/// The subscribers that want the count of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum CountInterest {
     #[default]
     No,
     /// Its subscribers do, if that has changed.
     Changed,
-    /// Somebody here has not been told yet.
+    /// A new subscriber here has no count yet.
     Now,
-    /// Subscribers here do, who may have missed what others were told.
+    /// Subscribers here, who may have missed an announcement.
     Here,
 }
 
 impl CountInterest {
-    /// With what is known from elsewhere: subscribers are told.
+    /// Combined with the app's wish that subscribers get counts.
     pub fn or_clients(self, tell: bool) -> Self {
         if self == Self::No && tell { Self::Changed } else { self }
     }
 }
 
-/// Who wants to know of a change in who is subscribed.
+/// The parties that want to know of changes in a topic's subscribers.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct TopicInterest {
-    /// Subscribers are told how many they are.
+    /// Whether subscribers get counts.
     pub count: bool,
-    /// What webhooks are told.
+    /// The events that webhooks want.
     pub news: WebhookInterest,
 }
 
@@ -152,7 +152,7 @@ impl TopicEntry {
         self.subscribed
     }
 
-    /// Whether anybody is present, once that is known. Who is held here is, before Redis has it.
+    /// Whether any user is present; `None` until it is known. A user held here is present before Redis has it.
     pub fn is_anybody_there(&self) -> Option<bool> {
         let is_known = self.live && self.roster.is_known();
         let is_held = self.roster.local_members().next().is_some();
@@ -164,7 +164,7 @@ impl TopicEntry {
         self.live = true;
     }
 
-    /// From when on events are to be heard, if somebody is subscribed or may be: the time of Redis.
+    /// Redis's time since which events must be received, if a subscription exists or is pending.
     pub fn since_subscribed(&self) -> Option<u64> {
         self.live.then_some(self.since)
     }
@@ -184,8 +184,8 @@ impl TopicEntry {
         self.reached
     }
 
-    /// An event that this node has published to a cache channel has come back. Who subscribes after an event
-    /// was taken from a backend is told of it, and so waits until it has its place.
+    /// A published event of a cache channel has come back. A client that subscribes between the publish and this
+    /// waits for it.
     pub fn came_back(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
@@ -200,8 +200,8 @@ impl TopicEntry {
         self.opened_at = kept;
     }
 
-    /// Whether an event that was not heard yet is later than what the topic was opened with. That one of another server
-    /// was heard meanwhile whose time is later says nothing: two may both be the master for a while.
+    /// Whether a new event is later than the state with which the topic was opened. A later event from another
+    /// server says nothing about that: two servers may both be master for a while.
     pub fn is_newer_than_opened(&self, version: u64) -> bool {
         version > self.opened_at
     }
@@ -231,13 +231,13 @@ impl TopicEntry {
         self.cached.as_ref().filter(|cached| cached.expires > Instant::now())
     }
 
-    /// The version that subscribers of a cache channel have been told up to, expired or not.
+    /// The version of the last cached event that subscribers have, expired or not.
     pub fn cache_version(&self) -> u64 {
         self.cached.as_ref().map_or(0, |cached| cached.version)
     }
 
-    /// There is no room for the user; those who waited as that user, and who give up their hold when
-    /// they hear of it.
+    /// The channel has no room for the user: returns the waiting subscriptions as that user, which give up their
+    /// reservation then.
     pub fn refuse_user(&mut self, user: &UserId) -> Vec<(SubscribeTicket, SubscribeOutcome)> {
         self.roster.refuse_user(user);
         let refused = self.waiting.extract_if(.., |(_, other)| other.as_ref() == Some(user));
@@ -257,7 +257,7 @@ impl TopicEntry {
         ready.into_iter().map(|(ticket, _)| (ticket, SubscribeOutcome::Ready)).collect()
     }
 
-    /// Those who wait, as whom.
+    /// The users of waiting subscriptions.
     pub fn waiting_users(&self) -> Vec<Option<UserId>> {
         self.waiting.iter().map(|(_, user)| user.clone()).collect()
     }
@@ -279,8 +279,8 @@ impl Topics {
         &self.link
     }
 
-    /// Holds the topic for one more connection, on a presence channel as a member if there is room. Whether it may
-    /// subscribe at once; if not, its ticket is among those that get ready later.
+    /// Reserves the topic for one more connection, on a presence channel as a member if there is room. Returns
+    /// whether it may subscribe at once; otherwise its ticket is returned once the topic is ready.
     pub fn reserve_topic(
         &self,
         topic: &Topic,
@@ -299,9 +299,8 @@ impl Topics {
         Ok(false)
     }
 
-    /// Holds the topic for one who need not wait, as `member` or to read it, together with what `read` does.
-    /// [`Self::leave_topic`] ends it.
-    /// For watchlists, where nobody waits: what is not known yet is told when it is.
+    /// Joins the topic for a reader that need not wait, as `member` or without one, and calls `read` in the same
+    /// step. [`Self::leave_topic`] ends it. For watchlists: state that is unknown now is reported later.
     pub fn watch_topic<T>(
         &self,
         topic: &Topic,
@@ -337,7 +336,7 @@ impl Topics {
             return Ok(entry);
         };
         if !entry.roster.has_room_for(member, leaving, bounds.bytes) {
-            // If nobody holds it, it is closed when it is next counted.
+            // A topic without subscribers is closed when it is next counted.
             entry.count_again(topic, &self.link, false);
             return Err(ChannelFull::Bytes);
         }
@@ -351,8 +350,8 @@ impl Topics {
         Ok(entry)
     }
 
-    /// Gives a cached event of a backend to the link.
-    /// Counted under the entry's lock: whoever subscribes meanwhile waits until it has come back.
+    /// Sends a cached event to the link. Counted under the entry's lock: a client that subscribes meanwhile waits
+    /// until the event has come back.
     pub fn publish_cached(&self, topic: &Topic, publish: OutgoingEvent) {
         match self.entries.get_mut(topic) {
             Some(mut entry) => {
@@ -377,7 +376,7 @@ impl Topics {
         // The reservation becomes a subscription; the sum of both never passes zero.
         entry.pending -= 1;
         entry.subscribed += 1;
-        // The new subscriber is told the number in any case.
+        // The new subscriber gets the count in any case.
         entry.total.wish = if wants.count { CountInterest::Now } else { CountInterest::No };
         entry.total.untold |= wants.count;
         entry.count_again(topic, &self.link, wants.count);
@@ -423,16 +422,16 @@ impl Topics {
         }
     }
 
-    /// Under the entry's lock, as all that is said of it.
-    /// What webhooks are told is decided in Redis from what nodes hold.
+    /// Under the entry's lock, so that entries are written in order. Redis decides from the holds of all nodes what
+    /// webhooks report.
     fn log_hold(&self, topic: &Topic, held: &Arc<HeldBytes>, (user, is): (Option<&UserId>, bool)) {
         let (Topic { app, channel }, user) = (topic.clone(), user.cloned());
         let hold = LogRequest::Held { app, channel, user, is };
         self.link.send_counted(LinkRequest::WebhookLog(hold), held);
     }
 
-    /// The last connection of the user here is gone: others are told, unless the node stops and the client is about
-    /// to come back.
+    /// The user's last connection here is gone. Other nodes are told, unless the node stops and the client is about
+    /// to reconnect.
     fn release_claim(&self, topic: &Topic, entry: &mut TopicEntry, user: Option<&UserId>) {
         if let Some(user) = user
             && entry.roster.release_claim(user)
@@ -473,7 +472,7 @@ impl Topics {
         }
     }
 
-    /// The subscribers here, and whether they are told how many there are. The next change is told to the link again.
+    /// The subscribers here, and whether they get counts. The next change is sent to the link again.
     pub fn count_here(&self, topic: &Topic) -> (usize, CountInterest) {
         self.entries.get_mut(topic).map_or((0, CountInterest::No), |mut entry| {
             entry.changed = false;
@@ -483,19 +482,19 @@ impl Topics {
         })
     }
 
-    /// A topic that nobody holds is closed a little later, with the next count, since most come back soon.
+    /// A topic without subscribers is closed a little later, with the next count, since most clients return soon.
     pub fn is_idle(&self, topic: &Topic) -> bool {
         self.entries.get(topic).is_some_and(|entry| entry.is_idle())
     }
 
-    /// Forgets a topic that nobody holds; whether it did.
-    /// Asked again under the lock, since somebody may have come meanwhile.
+    /// Closes a topic without subscribers; returns whether it did. Checked again under the lock, since a client may
+    /// have subscribed meanwhile.
     pub fn close_if_idle(&self, topic: &Topic) -> bool {
         self.entries.remove_if(topic, |_, entry| entry.is_idle()).is_some()
     }
 
-    /// Whether a topic that was to be opened, and is not yet, is still wanted; if nobody holds it, it is forgotten.
-    /// Whoever comes meanwhile has it opened by a request of its own.
+    /// Whether a topic that is about to be opened is still wanted; otherwise it is forgotten. A client that
+    /// subscribes meanwhile requests it again.
     pub fn is_still_wanted(&self, topic: &Topic) -> bool {
         !self.close_if_idle(topic) && self.entries.contains_key(topic)
     }

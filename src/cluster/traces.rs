@@ -18,7 +18,7 @@ const MAX_TRACES: usize = 1024;
 /// How long one waits.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// What one node knows another's event by: a hash of its app and its frame, the same on every machine.
+/// A hash of an event's app and frame, the same on every machine, by which another node recognises the event.
 pub fn mark_of(app: &AppId, frame: &[u8]) -> u64 {
     let sum = Sha1::new().chain_update(app.as_str()).chain_update([0]).chain_update(frame);
     sum.finalize().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))

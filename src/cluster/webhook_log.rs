@@ -1,8 +1,7 @@
-//! What this node writes to the webhook logs, and what it keeps of that. Each app has a log in Redis to which all nodes
-//! write and which one node reads. Whether a channel is occupied or a user is a member is decided in Redis, in the step
-//! that writes the entry: each node registers what it holds, and the first hold and the last end over all nodes are
-//! facts. Registering twice under one lease changes nothing, so that everything can be registered again after a lost
-//! link.
+//! This node's entries for the webhook logs. Each app has a log in Redis, to which all nodes write and which one
+//! node reads. Each node registers its holds: channels that it has subscribers of, and members. Redis decides in
+//! the step that writes an entry whether it is the first hold or the last end over all nodes. Registering twice
+//! under one lease changes nothing, so that everything can be registered again after a lost link.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,12 +18,12 @@ use crate::protocol::member::UserId;
 /// Entries that an app's log holds before those are left out that no later one depends on.
 pub(super) const MOST_LOGGED: usize = 100_000;
 
-/// What happened to an app while Redis was away, and waits, and bytes of it; the newest are left out.
+/// Events of an app that wait while Redis is away, and their bytes; beyond that the newest are left out.
 const MOST_WAITING: usize = 10_000;
 /// Bytes of events that wait for Redis, for each app.
 const MOST_WAITING_BYTES: usize = 16 << 20;
 
-/// What may be said again is remembered for as long; of what happened, so many, and bytes of them.
+/// For how long written entries are remembered, since a failover may lose them; how many, and their bytes.
 const RECENT: Duration = Duration::from_secs(10);
 /// Events that are remembered after Redis took them, for each app.
 const MOST_RECENT: usize = 1000;
@@ -43,7 +42,7 @@ pub struct WebhookInterest {
     pub members: bool,
 }
 
-/// What a node has to say.
+/// An entry from the node.
 #[derive(Debug)]
 pub enum LogRequest {
     /// These are all apps with webhooks that the node knows of, and whether they ask for counts.
@@ -56,12 +55,12 @@ pub enum LogRequest {
     Done { app: AppId, id: Box<str> },
 }
 
-/// What comes of it.
+/// Events for the webhooks.
 #[derive(Debug)]
 pub enum LogBatch {
     /// Entries of an app's log, which this node is to tell backends of.
     Entries { app: AppId, entries: Vec<LogEntry> },
-    /// This node surely tells them until then, and has read all that was logged up to a time of Redis, in
+    /// This node is the log's reader at least until then, and has read everything up to a time of Redis, in
     /// milliseconds.
     Held { app: AppId, until: Instant, read_up_to: u64 },
     /// Another node may do that from now on.
@@ -77,7 +76,7 @@ pub struct LogEntry {
     pub text: String,
 }
 
-/// What stands for a channel, or for a user in one, among what nodes hold.
+/// The name under which a channel, or a user in one, is held.
 fn name_of(channel: &ChannelName, user: Option<&UserId>) -> String {
     match user {
         None => format!("c{channel}"),
@@ -106,7 +105,7 @@ pub fn parse_held(text: &str) -> Option<(bool, ChannelName, Option<UserId>)> {
     Some((is, ChannelName::parse(channel, usize::MAX).ok()?, user))
 }
 
-/// What a node has to say of all apps, and where it is in their logs.
+/// The entries of all apps, and the position in their logs.
 #[derive(Debug, Default)]
 pub(super) struct WebhookLog {
     /// Each app with webhooks, or with entries left to write.
@@ -121,7 +120,7 @@ pub(super) struct WebhookLog {
     counted: Arc<HeldByApp>,
 }
 
-/// Whether an app has webhooks, and whether they ask for counts.
+/// Whether an app has webhooks, and whether they want counts.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) enum AppHooks {
     #[default]
@@ -135,30 +134,30 @@ pub(super) enum AppHooks {
 /// Of one app.
 #[derive(Debug, Default)]
 pub(super) struct AppLog {
-    /// What the node knows of webhooks of the app.
+    /// The webhooks of the app, as far as they matter here.
     pub(super) hooks: AppHooks,
     /// Shows whether Redis has what was said to it.
     pub(super) marker: String,
-    /// What is held here, and whether Redis was told so.
+    /// Names that are held here, and whether Redis has them.
     held: HashMap<Arc<str>, bool>,
     /// Bytes of the names of that.
     name_bytes: usize,
-    /// What is to be said, in order.
+    /// Entries to be written, in order.
     pub(super) queue: PendingEntries,
     /// The number of the last that happened.
     number: u64,
-    /// What is not in the log any more, since when.
+    /// Entries that were deleted from the log, and when.
     recent_done: VecDeque<(Instant, Box<str>)>,
-    /// What happened and is in Redis, since when.
+    /// Events that were written, and when.
     recent: VecDeque<(Instant, PendingEntry)>,
     recent_bytes: usize,
-    /// What was told to be held last, since when.
+    /// Holds that were registered recently, and when.
     recent_held: VecDeque<(Instant, Arc<str>)>,
-    /// What may have been told to backends and then been lost, both that it was held and that it is no longer.
+    /// Names whose begin and end may both have been reported and then lost.
     doubtful: BTreeSet<Arc<str>>,
     /// Entries that are done with.
     pub(super) done: Vec<Box<str>>,
-    /// This node tells what is in the log.
+    /// Whether this node is the log's reader.
     pub(super) owned: bool,
     /// It is subscribed to what wakes it, and is to be woken.
     pub(super) listening: bool,
@@ -187,7 +186,7 @@ struct CountedBytes {
     held: Arc<HeldBytes>,
 }
 
-/// What was held for an app that is forgotten is held no longer.
+/// The bytes of a forgotten app are no longer counted.
 impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.held.sub_bytes(self.now);
@@ -207,7 +206,7 @@ impl WebhookLog {
         self.apps.entry(app).or_insert_with(|| AppLog { counted, ..AppLog::default() })
     }
 
-    /// Takes what is to be said. Whether there was room for it.
+    /// Queues an entry. Returns whether there was room for it.
     pub(super) fn take_request(&mut self, request: LogRequest) -> bool {
         match request {
             LogRequest::Apps(apps) => {
@@ -244,10 +243,10 @@ impl WebhookLog {
         }
     }
 
-    /// What happened within the last seconds before the link was lost may be lost; what is not is known by its number.
-    /// So may be what was held in them.
-    /// The apps whose logs this node tells: they are read from the beginning, since another server's entries may stand
-    /// before the last that was read.
+    /// Entries written within the last seconds before the link was lost may be lost. They are queued again; those
+    /// that are not lost are recognised by their numbers. The same goes for holds. Returns the apps whose logs this
+    /// node reads: they are read from the beginning, since a new master's entries may precede the last one that was
+    /// read.
     pub(super) fn requeue_recent(&mut self, is_its: impl Fn(&AppId) -> bool) -> Vec<AppId> {
         let mut owned = Vec::new();
         let now = Instant::now();
@@ -260,7 +259,7 @@ impl WebhookLog {
             if of.owned {
                 owned.push(app.clone());
             }
-            // What was taken out of the log may be in it again, without what came after it.
+            // Entries that were deleted may be in the log again, without later ones.
             of.done.extend(of.recent_done.drain(..).map(|(_, id)| id));
             let recent = std::mem::take(&mut of.recent);
             of.recent_bytes = 0;
@@ -274,7 +273,7 @@ impl WebhookLog {
         owned
     }
 
-    /// The topic of an app says that there is something to tell, or with `anew` that nobody tells it.
+    /// The wake-up topic of an app reports new entries, or with `anew` that no node reads the log.
     pub(super) fn wake(&mut self, app: &str, anew: bool) {
         if let Some(of) = self.apps.get_mut(&AppId::new(app))
             && (of.owned || anew)
@@ -326,8 +325,8 @@ impl WebhookLog {
 }
 
 impl AppLog {
-    /// A name is held from now on, or is held no longer. What undoes a word that Redis cannot have yet is no word, but
-    /// takes that one back.
+    /// Queues that a name is held or no longer held. An entry that undoes one which was not sent yet removes that
+    /// one instead.
     fn note_held(&mut self, name: String, is: bool, up: bool) {
         let name: Arc<str> = name.into();
         if is == self.held.contains_key(&name) {
@@ -369,7 +368,7 @@ impl AppLog {
         if text.starts_with('X') && self.queue.iter().rev().take(64).any(is_same) {
             return true;
         }
-        // What is held has no part in the bound, so that who comes and goes cannot push out what happened.
+        // Holds do not count in the limit, so that clients which come and go cannot displace events.
         let (waiting, bytes) = self.queue.happened();
         let room = waiting < MOST_WAITING && bytes + text.len() <= MOST_WAITING_BYTES;
         if room {
@@ -426,7 +425,7 @@ impl AppLog {
         }
     }
 
-    /// Nothing is left to be said or told, and nobody here has webhooks for it.
+    /// Nothing is left to write or read, and no app here has webhooks.
     pub(super) fn is_over(&self) -> bool {
         let idle = self.held.is_empty() && self.queue.is_empty() && self.done.is_empty();
         self.hooks == AppHooks::None && idle && (!self.owned || self.backlog == 0)

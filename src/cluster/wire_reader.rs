@@ -8,7 +8,7 @@ use crate::protocol::socket_id::SocketId;
 /// Digits of a version number in a body. Scripts write it, and Lua writes text.
 pub const DIGITS: usize = 16;
 
-/// What is left to be read.
+/// The bytes that are left to read.
 pub(super) struct EnvelopeReader(pub(super) Bytes);
 
 impl EnvelopeReader {

@@ -22,11 +22,10 @@ use crate::protocol::member::{Member, User};
 use crate::webhook::Fact;
 
 impl Node {
-    /// Subscribes, and tells the connection and whoever is concerned.
-    /// The order of what follows is what clients rely on: the confirmation is the first frame of the channel, the
-    /// cached event the second, and everything published later comes after both.
+    /// Subscribes, and sends all frames that follow. Clients rely on their order: the confirmation is the first
+    /// frame of the channel, the cached event the second, and everything published later comes after both.
     /// # Errors
-    /// The presence channel has no room; nothing has changed then.
+    /// The presence channel is full; nothing has changed then.
     pub(super) fn subscribe_alone(
         &self,
         connection: &Rc<Connection>,
@@ -52,9 +51,9 @@ impl Node {
         self.report_fact(&app, subscribed.occupied.then_some(()), |()| {
             Fact::Occupied(name.clone())
         });
-        // A user's second tab is not a second member: nobody is told.
+        // A user's second tab is not a second member, and is not announced.
         let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
-        // What a subscription costs others is charged to the connection that asked for it.
+        // The costs for other connections are charged to this one.
         if subscribed.occupied {
             connection.budget.spend(WorkKind::NewChannel);
         }
@@ -79,9 +78,8 @@ impl Node {
         Ok(())
     }
 
-    /// Tells a subscriber again what it was told when it subscribed, as of now.
-    /// The roster is read again, since members may have come and gone; frames that are still on their way and part
-    /// of it are told apart by its version.
+    /// Sends a subscriber the confirmation again, with the current state. The roster is read again, since members
+    /// may have come and gone. Frames in flight that the roster includes are recognised by its version.
     pub(super) fn confirm_alone(&self, connection: &Connection, name: &ChannelName) {
         match connection.directory.roster(name) {
             Some((roster, version)) => {
@@ -93,7 +91,7 @@ impl Node {
         if !name.kind().cache {
             return;
         }
-        // What is on its way comes first, so that the cached event is neither doubled nor skips any.
+        // Frames in flight come first, so that the cached event is neither repeated nor overtakes one.
         let cached = connection.directory.cache.last_after(name, || self.worker.deliver_now());
         if let Some(cached) = &cached {
             let version = cached.version.get();
@@ -104,8 +102,8 @@ impl Node {
         );
     }
 
-    /// Tells of a subscription that ended; to how many subscribers.
-    /// Returns how many notices that made, which is charged to whoever left.
+    /// Announces the end of a subscription; returns the number of notices, which is charged to the connection that
+    /// left.
     pub(super) fn announce_leave_alone(
         &self,
         directory: &Directory,
@@ -120,7 +118,7 @@ impl Node {
         told + left.map_or(0, |_| ended.change.count)
     }
 
-    /// Tells subscribers how many they are, where they are told; how many were.
+    /// Announces the count to subscribers that get counts; returns to how many.
     fn announce_count(
         &self,
         directory: &Directory,
@@ -128,7 +126,7 @@ impl Node {
         count: usize,
         app: &Arc<App>,
     ) -> usize {
-        // Crowds are told at most every few seconds: see `hub/count_throttle.rs`.
+        // Large crowds get counts every few seconds at most: see `hub/count_throttle.rs`.
         let told =
             sends_count(app, name) && count > 0 && directory.counting.is_due_now(name, count);
         if told {
@@ -137,8 +135,8 @@ impl Node {
         if told { count } else { 0 }
     }
 
-    /// The count is read under the channel's lock together with who is told, so that two changes at once are told in
-    /// their order.
+    /// The count is read under the channel's lock together with its targets, so that two changes are announced in
+    /// order.
     pub(super) fn announce_count_now(
         &self,
         directory: &Directory,
@@ -189,7 +187,7 @@ impl Node {
             return self.publish_logged(app, directory, (publication, &message), Sequence::None);
         }
         let seats = directory.targets_of(channel.as_str());
-        // An event that nobody hears is not even encoded.
+        // An event without subscribers is not even encoded.
         if !seats.is_empty() {
             let message = Message::event(channel, event, data);
             let place = EventPlace { except, history: Sequence::None, trace };
@@ -214,7 +212,7 @@ impl Node {
         if !user.watchlist.ids.is_empty() {
             let (mut online, mut offline) = (Vec::new(), Vec::new());
             for watched in &user.watchlist.ids {
-                // Watching and looking are one step, so that a change in between is told.
+                // Watching and reading are one step, so that no change in between is lost.
                 let is_online =
                     connection.directory.users.watch_user(watched, connection.connection_ref());
                 if is_online { &mut online } else { &mut offline }.push(watched.clone());
@@ -228,7 +226,7 @@ impl Node {
 
     /// Ends what [`Self::go_online_alone`] began.
     pub(super) fn go_offline_alone(&self, connection: &Connection, user: &User) {
-        // Whether or not the app has watchlists now: it may have had them then.
+        // Even if the app has no watchlists now: it may have had them before a reload.
         for watched in &user.watchlist.ids {
             connection.directory.users.unwatch_user(watched, connection.id);
         }

@@ -14,7 +14,7 @@ use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-/// What is understood here. Another is somebody else's.
+/// The version of this format. Messages of another are refused.
 const VERSION: u8 = 1;
 
 /// Bytes of a message at most: more than any event has.
@@ -23,7 +23,7 @@ const MAX_BYTES: u32 = 256 << 20;
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Bequest {
-    /// What comes next, up to another of these, is this app's.
+    /// The following messages, up to the next of this kind, belong to this app.
     App {
         app: AppId,
         /// The highest number of a log that was given up: new logs begin above it.
@@ -38,7 +38,7 @@ pub(super) enum Bequest {
     Client(LeftClient),
     /// That is all that there was; for so many milliseconds nothing of it was lost.
     Complete {
-        /// A client whose token is older than this may have missed what nobody knows of.
+        /// For how long clients were remembered, in seconds. A client with an older token may have missed events.
         known_for: u64,
     },
     /// An event that a backend has triggered since.
@@ -186,8 +186,8 @@ fn put_client(out: &mut Vec<u8>, LeftClient { token, gone, state }: &LeftClient)
     state.users.iter().for_each(|user| put_text(out, user.as_str()));
 }
 
-/// What is left of a message. Each of its methods takes one field off the front, and answers `None`
-/// where that is not there: then the whole message is refused. Numbers are big-endian, as written.
+/// Reads a message field by field. Each method takes one field off the front, and returns `None` if it is missing,
+/// which refuses the whole message. Numbers are big-endian.
 struct BequestReader(Bytes);
 
 impl BequestReader {

@@ -1,4 +1,4 @@
-//! What a reconnected client may have missed, and how long the server keeps events for it. The logs themselves are in
+//! The events that a reconnected client may have missed, and for how long the server keeps them. The logs are in
 //! `hub/resume/log.rs`.
 
 use std::time::Duration;
@@ -9,25 +9,24 @@ use crate::hub::resume::LogBounds;
 /// Seconds beyond `activity_timeout` in which a connection that is cut off is found out, rounded up.
 const LIVENESS_SECONDS: u32 = 60;
 
-/// How much older than this server a token may seem before it is taken for one of its predecessor: a token's time has
-/// no parts of a second. No more than that, for a page that is told of a gap it does not have fetches once more than it
-/// must, and one that is not told of the gap it has shows what is not so.
+/// How much older than this server a token may look before it is taken for a token of an earlier process: a token's
+/// time has whole seconds only. The value is small: a page with an unnecessary gap fetches its state once more, but
+/// one without a necessary gap shows outdated state.
 pub(super) const START_SLACK: Duration = Duration::from_secs(1);
 
-/// What is told to a client that subscribes, in the place of a cached event.
+/// The frames for a client that subscribes, in place of a cached event.
 #[derive(Debug)]
 pub(super) enum CatchUp {
     /// Nothing was missed.
     Up,
     /// Nobody knows what was missed.
     Gap,
-    /// What was missed is known, or all of it that is left.
+    /// The missed events, or those that are left of them.
     Missed(Vec<bytes::Bytes>, bool),
 }
 
-/// What the logs of an app may keep.
-/// An event must outlive the longest absence: the time in which a client may come back, and the time until the
-/// server notices that its connection is dead.
+/// Limits of an app's logs. An event must be kept for the longest absence: the time in which a client may resume,
+/// and the time until the server notices that its connection is dead.
 pub(super) fn log_bounds(app: &App) -> LogBounds {
     let window = app.features.resume.as_secs().saturating_add(1);
     let window = u32::try_from(window).unwrap_or(u32::MAX);
@@ -35,8 +34,8 @@ pub(super) fn log_bounds(app: &App) -> LogBounds {
     LogBounds { bytes: app.limits.resume_bytes, seconds: window.saturating_add(found_out) }
 }
 
-/// Seconds that an event must be kept for clients that come back; 0 where none may.
-/// Redis is told this with each event, since it does not know the app's settings.
+/// Seconds that an event must be kept for resuming clients; 0 if there are none. Sent to Redis with each event,
+/// since Redis does not know the app's settings.
 pub(super) fn log_seconds(app: &App) -> u32 {
     if app.features.resume.is_zero() { 0 } else { log_bounds(app).seconds }
 }

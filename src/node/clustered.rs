@@ -34,16 +34,16 @@ use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 use crate::webhook::Fact;
 
-/// What a node knows of the others.
+/// State about the other nodes.
 #[derive(Debug)]
 pub struct Clustered {
-    /// What this node takes part in.
+    /// The topics of this node.
     pub topics: Arc<Topics>,
-    /// Connections that each app has on other nodes, as was last heard.
+    /// Connections of each app on other nodes, by the last query.
     pub(super) elsewhere: DashMap<AppId, usize>,
-    /// Connections that are to be told of whom they watch.
+    /// Connections whose watchlist is not complete yet.
     pub(super) unknown: DashMap<SocketId, PendingWatchlist>,
-    /// What all other nodes have been asked to do.
+    /// Requests to all other nodes that await confirmations.
     pub(super) requests: Requests,
     /// Clients here that may come back to other nodes.
     pub(super) travellers: Travellers,
@@ -54,7 +54,7 @@ pub struct Clustered {
 /// A subscription that waits for other nodes.
 #[derive(Debug)]
 pub struct PendingSubscription {
-    /// Whom it was reserved with, so that giving it up needs no other look.
+    /// The cluster state, for giving the reservation up.
     others: Arc<Clustered>,
     /// The channel, which is held for this connection meanwhile.
     topic: Topic,
@@ -63,7 +63,7 @@ pub struct PendingSubscription {
 }
 
 impl PendingSubscription {
-    /// Whom a presence channel's roster has to have before the subscription is made.
+    /// The user that the roster must have before the subscription is confirmed.
     fn user(&self) -> Option<&UserId> {
         self.member.as_ref().map(|member| &member.user_id)
     }
@@ -94,7 +94,7 @@ impl Clustered {
         self.topics.read_topic(&topic, |entry| entry.roster.count()).unwrap_or_default()
     }
 
-    /// Bytes of what a joiner is told of who is present in a channel, where this node has a part in it.
+    /// Bytes of a channel's roster as a new member receives it, if this node has joined the topic.
     pub(super) fn roster_bytes(&self, app: &AppId, channel: &ChannelName) -> usize {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
         // A topic that this node has not joined holds nothing.
@@ -116,7 +116,7 @@ impl Clustered {
         manner: Manner,
     ) -> bool {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
-        // A backend was told that it is taken.
+        // The backend got a success response, so the event must not be dropped.
         let promised = manner != Manner::Whisper;
         self.link().queue_publish(OutgoingEvent::Event { topic, except, frame, manner }, promised)
     }
@@ -145,7 +145,7 @@ impl Clustered {
     }
 }
 
-/// What a subscriber is told: its subscription, and on a cache channel the last event.
+/// The frames for a new subscriber: the confirmation, and on a cache channel the last event.
 fn subscription_answers(name: &ChannelName, entry: &TopicEntry) -> (Message, Option<Bytes>) {
     let kind = name.kind();
     let subscribed = if kind.is_presence() {
@@ -177,8 +177,8 @@ pub(super) fn confirm_again(cluster: &Clustered, connection: &Connection, name: 
 }
 
 impl Node {
-    /// Publishes an event of the API here and through the link.
-    /// Others are told first: whether the link has taken it decides whether subscribers here wait until it comes back.
+    /// Publishes an event of the API here and through the link. The link comes first: if it takes the event,
+    /// subscribers here may have to wait until it comes back.
     pub(super) fn publish_clustered(
         &self,
         cluster: &Clustered,
@@ -204,9 +204,8 @@ impl Node {
         }
     }
 
-    /// Subscribes at once if this node hears of the channel already.
-    /// A reservation keeps the topic open and, on a presence channel, claims the member, whether or not the
-    /// connection stays.
+    /// Subscribes at once if the topic is open on this node. The reservation keeps the topic open and, on a
+    /// presence channel, claims the member, whether or not the connection stays.
     pub(super) fn reserve_subscription(
         &self,
         cluster: &Arc<Clustered>,
@@ -271,8 +270,8 @@ impl Node {
         pending.others.topics.cancel_reservation(&pending.topic, pending.user());
     }
 
-    /// Tells a crowd how many it is on all nodes, as was last heard.
-    /// No webhook hears of it from here: the node that reads the app's log tells those.
+    /// Announces the count over all nodes to a crowd. Webhooks report counts separately, by the node that reads the
+    /// app's log.
     pub(super) fn announce_total(&self, directory: &Directory, name: &ChannelName, total: usize) {
         let message = Message::subscription_count(name, total);
         let seats = directory.targets_of(name.as_str());
@@ -302,7 +301,7 @@ impl Node {
             let (answer, mut cached) = subscription_answers(name, entry);
             caught = self.take_up(cluster, connection, (&pending.topic, entry));
             if matches!(caught, CatchUp::Missed(..)) {
-                // What was missed is in its place.
+                // The missed events take its place.
                 cached = None;
             } else {
                 misses = name.kind().cache && entry.cached().is_none();

@@ -5,17 +5,17 @@ use crate::protocol::error;
 use crate::protocol::event::Message;
 use crate::protocol::member::UserId;
 
-/// Whom a connection watches of whom it is not known yet whether they are online; it is told of all at once.
+/// A watchlist with users whose state is not known yet; the connection gets all states at once.
 #[derive(Debug)]
 pub(super) struct PendingWatchlist {
     /// In the list's order; `None` while it is not known whether the user is online.
     pub(super) users: Vec<(UserId, Option<bool>)>,
-    /// It would watch more than it may, which it is told after that.
+    /// Whether the list exceeds its limit, which is reported after the states.
     pub(super) cut: bool,
 }
 
 impl PendingWatchlist {
-    /// What was known is not forgotten by an answer that knows nothing.
+    /// An unknown answer does not replace a known state.
     pub(super) fn learn_user(&mut self, user: &UserId, is_online: Option<bool>) {
         let its = self.users.iter_mut().filter(|(other, _)| other == user);
         its.for_each(|(_, known)| *known = is_online.or(*known));

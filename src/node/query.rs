@@ -15,7 +15,7 @@ use crate::hub::directory::{Directory, Occupancy};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
-/// What a request needs to know of all nodes.
+/// A query over all nodes, for a request.
 #[derive(Debug)]
 pub enum NodeQuery {
     /// The occupied channels whose names begin so; how many users are in each, where wanted.
@@ -24,7 +24,7 @@ pub enum NodeQuery {
     Counts(Vec<ChannelName>),
     /// One channel, with its cached event.
     Channel(ChannelName),
-    /// Who is present in one channel.
+    /// The users present in one channel.
     Users(ChannelName),
     /// How many connections the app has.
     Connections,
@@ -40,14 +40,14 @@ pub struct PendingReply {
 }
 
 impl PendingReply {
-    /// What all nodes know together; nothing if Redis went away meanwhile.
+    /// The reply over all nodes; empty if Redis went away meanwhile.
     pub fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<NodesReply> {
         let answer = ready!(Pin::new(&mut self.answer).poll(cx)).ok();
         Poll::Ready(NodesReply { names: std::mem::take(&mut self.names), answer })
     }
 }
 
-/// What all nodes know together. Where it says nothing, what this node knows is the answer.
+/// A reply over all nodes. Where it is empty, local knowledge is the answer.
 #[derive(Debug, Default)]
 pub struct NodesReply {
     /// The channels, in the order of their counts.
@@ -115,7 +115,7 @@ impl Node {
             NodeQuery::Channel(name) => LinkQuery::Channel(topic(&name)),
             NodeQuery::Users(name) => LinkQuery::Users(topic(&name)),
             NodeQuery::Connections => {
-                // Redis is told of connections every 200 ms; those here are known to the moment.
+                // Redis gets connection counts every 200 ms; those of this node are exact.
                 let count = directory.connection_count();
                 others.link().send_request(LinkRequest::Connections { app: app.clone(), count });
                 LinkQuery::Connections(app.clone())
@@ -126,7 +126,7 @@ impl Node {
 }
 
 impl ServerState {
-    /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
+    /// A channel's occupancy as far as this node knows; zeros without subscribers.
     pub fn inspect_channel(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
         // A channel without subscribers here may still have some elsewhere, which are added below.
         let mut occupancy = directory.occupancy(name).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Whether load balancers should send new sockets here, and if not, why. This is advice: a client that connects anyway
-//! may still be refused.
+//! Whether load balancers should send new sockets here, and if not, why. This is advice: a client that connects
+//! anyway may still be refused.
 
 use std::sync::atomic::Ordering;
 
@@ -7,7 +7,7 @@ use super::ServerState;
 use crate::metrics::Unready;
 
 impl ServerState {
-    /// Whether it stops, or soon will.
+    /// Whether the server stops, or will soon.
     pub fn is_retiring(&self) -> bool {
         // Advice for load balancers: nothing else depends on when it is seen.
         self.retiring.load(Ordering::Relaxed) || self.is_draining()
@@ -19,7 +19,7 @@ impl ServerState {
         Unready::ALL.iter().copied().find(|why| self.is_unready(*why))
     }
 
-    /// Whether they should for this reason.
+    /// Whether this reason applies.
     pub fn is_unready(&self, why: Unready) -> bool {
         match why {
             Unready::Draining => self.is_retiring(),

@@ -210,7 +210,7 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
-    /// Without Redis this node decides with local knowledge, so that nobody waits.
+    /// Decides with local knowledge while Redis is away, so that no subscription waits.
     fn answer_offline(&self, cluster: &Clustered, alone: OfflineFallback) {
         let topics = &cluster.topics;
         match alone {
@@ -250,7 +250,7 @@ impl ServerState {
         entry.go_live();
         entry.lost_link();
         if topic.channel.online_user().is_some() {
-            // Here nobody waits.
+            // No connection waits on this topic.
             entry.roster.go_alone();
             let own: Vec<UserId> =
                 entry.roster.local_members().map(|member| member.user_id.clone()).collect();
@@ -386,8 +386,8 @@ impl ServerState {
         }
     }
 
-    /// Whether local subscribers get this node's events only when they come back from Redis; then the event's trace
-    /// has to be kept until then, too.
+    /// Whether local subscribers get this node's events only when they come back from Redis. The event's trace must
+    /// then be kept, too.
     fn delivers_on_return(&self, topic: &Topic) -> bool {
         let resumes = |app: &Arc<App>| !app.features.resume.is_zero();
         topic.channel.kind().cache

@@ -39,8 +39,8 @@ impl Requests {
         (request, receiver)
     }
 
-    /// These are the nodes that it waits for. Said again, only those that were named each time are: others have
-    /// come since and were told nothing that they had to do.
+    /// Sets the nodes that must confirm. If the request is repeated, only nodes that were named each time: later
+    /// ones have nothing to do.
     pub(super) fn expect_nodes(&self, request: u64, mut nodes: HashSet<String>) {
         if let Some(mut one) = self.open.get_mut(&request) {
             nodes.retain(|node| !one.early.contains(node));
@@ -65,7 +65,7 @@ impl Requests {
         self.end_if_answered(request);
     }
 
-    /// Dropping the sender wakes whoever waits.
+    /// Dropping the sender resolves the receiver.
     fn end_if_answered(&self, request: u64) {
         let is_answered = |one: &Unanswered| one.missing.as_ref().is_some_and(HashSet::is_empty);
         self.open.remove_if(&request, |_, one| is_answered(one));

@@ -90,8 +90,8 @@ impl Node {
         age > window || is_crowded || age > self.hub().age().saturating_add(START_SLACK)
     }
 
-    /// What a client that has just been subscribed to a channel has missed there.
-    /// One look under the log's lock: an event is either among what was missed or delivered later, never both.
+    /// The events that a client has missed on a channel that it has just subscribed to. Read under the log's lock:
+    /// an event is either among these or delivered later, never both.
     pub(super) fn catch_up(&self, connection: &Rc<Connection>, name: &ChannelName) -> CatchUp {
         let Some(resumption) = connection.resumption() else { return CatchUp::Up };
         let resume = &connection.directory.resume;
@@ -143,8 +143,8 @@ impl Node {
         }
     }
 
-    /// Publishes an event that clients which come back are to hear too.
-    /// Numbered and published under one lock: the log's order is the order in which subscribers get it.
+    /// Publishes an event that resuming clients must get too. Numbered and published under one lock: subscribers
+    /// get events in the order of the log.
     pub(super) fn publish_logged(
         &self,
         app: &App,
@@ -169,8 +169,8 @@ impl Node {
         }
     }
 
-    /// Notes what the client has for certain, now that it has answered a ping.
-    /// What it has for certain need not be told again when it comes back, and may be forgotten.
+    /// Notes the events that the client has acknowledged by answering a ping. They need not be replayed, and may be
+    /// forgotten.
     pub fn note_acknowledged(&self, connection: &Connection) {
         let Some(acknowledged) = self.worker.take_acknowledged(connection) else { return };
         if let Some(resumption) = connection.resumption() {

@@ -12,7 +12,7 @@ use crate::protocol::event::MemberText;
 use crate::protocol::member::Member;
 
 impl Node {
-    /// Whether there is room for one more channel: of what the connection may have, and in memory.
+    /// Checks the limits of the connection and of memory for one more channel.
     pub(super) fn check_budget(
         &self,
         connection: &Connection,
@@ -36,14 +36,14 @@ impl Node {
         Ok(())
     }
 
-    /// Bytes that are held for a member that joins: its own, and what it is told of all others until it has read that.
+    /// Bytes held for a new member: its own entry, and the roster until its client has read it.
     fn joining_bytes(&self, connection: &Connection, name: &ChannelName, member: &Member) -> usize {
         let (app, directory) = (&connection.app().id, &connection.directory);
         let others = self.shared.scope.roster_bytes(app, directory, name);
         member_bytes(&MemberText::new(member)) + others
     }
 
-    /// Whether there is memory for `bytes` more. Where there is not, somebody is refused, which is counted.
+    /// Whether memory has room for `bytes` more. If not, the caller refuses, and that is counted.
     pub(super) fn has_memory_for(&self, bytes: usize) -> bool {
         let has = self.shared.capacity.has_memory_for(bytes, self.hub().held.total());
         if !has {
@@ -52,8 +52,8 @@ impl Node {
         has
     }
 
-    /// Whether the connection comes to that channel and goes from it so often that it has to wait for the next
-    /// second, in which it is resumed.
+    /// Whether the connection joins and leaves the channel so often that it must wait for the next second, in which
+    /// it is resumed.
     pub fn holds_up(&self, connection: &Connection, name: &str) -> bool {
         let must_wait = connection.must_wait(name, self.worker.now_seconds());
         if must_wait {

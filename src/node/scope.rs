@@ -1,6 +1,6 @@
 //! Whether this node is alone or in a cluster. A difference between the two is either a function here, which does
-//! nothing or answers at once on a single server, or a pair of operations in `alone.rs` and `clustered.rs`. No other
-//! module asks.
+//! nothing or answers at once on a single server, or a pair of operations in `alone.rs` and `clustered.rs`. Other
+//! modules do not ask.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::protocol::socket_id::SocketId;
 /// Whether there may be other nodes. Fixed when the server starts.
 #[derive(Debug)]
 pub enum Scope {
-    /// A server of its own: its directory knows everything, and nobody else is told.
+    /// A single server: its directory is complete, and there is nobody to tell.
     Alone,
     /// One of several nodes, or one that may become one of several: a Redis is set.
     Clustered(Arc<Clustered>),
@@ -37,7 +37,7 @@ impl From<Option<Arc<Clustered>>> for Scope {
 }
 
 impl Scope {
-    /// Whether there are no other nodes, nor may be.
+    /// Whether this is a single server.
     pub fn is_alone(&self) -> bool {
         matches!(self, Self::Alone)
     }
@@ -60,7 +60,7 @@ impl Scope {
         Some(self.others()?.user_count(app, name))
     }
 
-    /// Subscribers of a channel on all nodes, as was last heard; `None` where the directory here knows.
+    /// Subscribers of a channel on all nodes, by the last announcement; `None` if the local directory is complete.
     pub(super) fn subscriber_count(&self, app: &AppId, name: &ChannelName) -> Option<usize> {
         let topic = Topic { app: app.clone(), channel: name.clone() };
         let total = self.others()?.topics.read_topic(&topic, |entry| entry.total.count);
@@ -68,7 +68,7 @@ impl Scope {
         Some(total.unwrap_or_default())
     }
 
-    /// Bytes of what a joiner is told of who is present in a channel, as far as this node knows.
+    /// Bytes of a channel's roster as a new member receives it, as far as this node knows.
     pub(super) fn roster_bytes(
         &self,
         app: &AppId,
@@ -79,10 +79,10 @@ impl Scope {
         others.roster_bytes(app, name)
     }
 
-    /// Whether a connection that is present as `leaving` may be present as `member` instead.
-    /// By what this node knows; if another node lets somebody in meanwhile, Redis may still refuse it.
+    /// Checks whether a connection that is present as `leaving` may be present as `member` instead. As far as this
+    /// node knows: Redis may still refuse it if other nodes admit members meanwhile.
     /// # Errors
-    /// What there would be too much of.
+    /// The limit that would be exceeded.
     pub(super) fn check_change(
         &self,
         connection: &Connection,
@@ -131,7 +131,7 @@ impl Scope {
         })?
     }
 
-    /// Tells all other nodes something; `promised` if somebody was told that it would be.
+    /// Publishes to all other nodes; `promised` if a client or backend got a success for it.
     pub(super) fn publish_to_others(&self, promised: bool, event: impl FnOnce() -> OutgoingEvent) {
         if let Some(others) = self.others() {
             others.link().queue_publish(event(), promised);
@@ -150,7 +150,7 @@ impl Scope {
         Some((others.clone(), request, answered))
     }
 
-    /// Whether this process alone knows what clients hold that may come back.
+    /// Whether only this process knows the state of resumable clients.
     pub fn keeps_clients(&self) -> bool {
         self.others().is_none()
     }
@@ -163,8 +163,8 @@ impl Scope {
         }
     }
 
-    /// Notes whether somebody whom that connection watches is online. What the connection is told at last if its
-    /// list was not known as a whole before; `None` if it was, and is to be told of this user alone.
+    /// Notes whether a watched user is online. Returns the connection's watchlist if it is complete now; `None` if
+    /// it was complete before, so that only this user is announced.
     pub(super) fn learn_watched(
         &self,
         socket: SocketId,
@@ -174,34 +174,33 @@ impl Scope {
         self.others()?.learn_watched(socket, user, is_online)
     }
 
-    /// Whether Redis answers; `None` where it is not used.
+    /// Whether Redis answers; `None` if it is not used.
     pub fn is_link_up(&self) -> Option<bool> {
         self.others().map(|others| others.link().is_up())
     }
 
-    /// What of a Redis Cluster is away while the rest answers.
+    /// The parts of a Redis Cluster that are away while the rest answers.
     pub fn away_parts(&self) -> Arc<Vec<String>> {
         // A single server has no parts that could be away.
         self.others().map(|others| others.link().away_parts()).unwrap_or_default()
     }
 
-    /// Whether Redis has lost its data, and this node may lack what others held there.
+    /// Whether Redis has lost its data, so that this node may lack other nodes' state.
     pub(super) fn is_restoring(&self) -> bool {
         self.others().is_some_and(|others| others.link().is_restoring())
     }
 
-    /// Whether other nodes can be told of so many events with so many bytes of data.
+    /// Whether the queue to other nodes has room for so many events with so many bytes of data.
     pub fn has_publish_room(&self, events: usize, bytes: usize) -> bool {
         self.others().is_none_or(|others| others.link().has_room_for(events, bytes))
     }
 
-    /// What a request that publishes waits for first, because much waits for Redis already. It is let go of then.
+    /// Resolves when a publish request may continue; `None` if it need not wait (backpressure).
     pub fn wait_for_publish_room(&self) -> Option<oneshot::Receiver<()>> {
         self.others()?.link().wait_for_room()
     }
 
-    /// The server is about to stop: who is closed from now on comes back at once, here or elsewhere, and other
-    /// nodes are not told that it left.
+    /// From now on leaves are not sent to other nodes: the server stops, and closed clients reconnect at once.
     pub fn keep_everybody(&self) {
         if let Some(others) = self.others() {
             others.link().keep_everybody();

@@ -18,10 +18,11 @@ use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
 
 impl Node {
-    /// Makes the connection a user's, once; the same user again succeeds again (case U04).
-    /// A connection stays the user's until it ends.
+    /// Signs the connection in as a user; the same user again succeeds again (case U04). A connection stays the
+    /// user's until it ends.
     /// # Errors
-    /// What the client is told: the signature does not hold, the data is no user, or it is another user than before.
+    /// The reason for the client: the signature is invalid, the data is no user, or the connection is signed in as
+    /// another user.
     pub fn sign_in(&self, connection: &Connection, request: &SignIn) -> Result<(), Error> {
         let app = connection.app();
         auth::verify_sign_in(
@@ -66,8 +67,8 @@ impl Node {
         }
     }
 
-    /// Tells watchers of users who come and go too often for each time to be told.
-    /// Called once a second by the first worker.
+    /// Announces changes of users that come and go too often for each change to be sent. Called once a second by
+    /// the first worker.
     pub fn notify_due_watchers(&self) {
         for (_, directory) in self.hub().directories() {
             directory.users.notify_due(self.worker.now_seconds(), |user, is_online, place| {

@@ -16,7 +16,7 @@ use crate::metrics::Reason;
 use crate::protocol::trace::Trace;
 
 impl Node {
-    /// Asked on every event: while nobody looks, telling it is one load of a flag.
+    /// Called on every event: without a reader, reporting costs one load of a flag.
     pub fn console(&self) -> &Console {
         &self.shared.hub.console
     }
@@ -29,7 +29,7 @@ impl Node {
         make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,
     ) {
         self.console().tell(kind, |fact| {
-            // Copied only here, where somebody looks: the closure does not run otherwise.
+            // Copied only for a reader: otherwise the closure does not run.
             let user = connection.with_user(|user| user.map(|user| user.id.as_str().to_owned()));
             let app = connection.app().id.as_str().to_owned();
             // An empty user is left out of the line.
@@ -53,7 +53,7 @@ impl Node {
         });
     }
 
-    /// With why it ended; some reasons are somebody's fault, and shown as such.
+    /// With the reason; some are faults, and shown as such.
     pub(super) fn emit_disconnected(&self, connection: &Connection) {
         let reason = connection.end_reason();
         let (is_wrong, words) = ending_in_words(reason);
@@ -88,8 +88,7 @@ impl Node {
 }
 
 impl ServerState {
-    /// An event that another node has sent, for subscribers here.
-    /// The frame is taken apart only where somebody watches.
+    /// Reports an event from another node. The frame is parsed only if a reader watches.
     pub(super) fn emit_received(&self, topic: &Topic, frame: &[u8], trace: Option<&Trace>) {
         if let Some(trace) = trace {
             let (app, channel) = (&topic.app, topic.channel.as_str());
@@ -116,8 +115,8 @@ pub fn report_refusal<'a>(
     console.tell(Kind::Refused, |fact| make(fact.address(address)));
 }
 
-/// Whether something was wrong with a connection that has ended so, and what, for a person.
-/// The names in the sentences are those of settings, for whoever has to change one.
+/// Whether a connection ended because of a fault, and a sentence about it. The sentences name settings that the
+/// operator may change.
 fn ending_in_words(reason: Reason) -> (bool, &'static str) {
     match reason {
         Reason::Client => (false, "its client closed it"),

@@ -23,8 +23,8 @@ fn topic_of(app: &AppId, user: &UserId) -> Topic {
 }
 
 impl Node {
-    /// One more connection of a user, whom other nodes are told of, and who watches others. The connection is
-    /// told of those once it is known of all of them whether they are online.
+    /// Signs a user in on one more connection, in a cluster. The connection gets its watchlist once the state of
+    /// every watched user is known.
     pub(super) fn go_online(&self, cluster: &Clustered, connection: &Connection, user: &User) {
         let app = &connection.app().id;
         connection.life.online.set(true);
@@ -70,8 +70,8 @@ impl Node {
 }
 
 impl Clustered {
-    /// Notes whether a user is online for a connection whose list is not known as a whole, and what it is told
-    /// if it is now; `None` for any other connection.
+    /// Notes a user's state for a connection with an incomplete watchlist; returns the list's frames if it is
+    /// complete now, and `None` for any other connection.
     pub(super) fn learn_watched(
         &self,
         socket: SocketId,
@@ -82,7 +82,7 @@ impl Clustered {
         Some(self.all_known(socket))
     }
 
-    /// What a connection is told once all it watches are known; only once.
+    /// The frames of a complete watchlist; only once.
     fn all_known(&self, socket: SocketId) -> Vec<Message> {
         let is_whole =
             |unknown: &PendingWatchlist| unknown.users.iter().all(|(_, online)| online.is_some());
@@ -107,7 +107,7 @@ impl ServerState {
         });
     }
 
-    /// Tells one watcher, or notes it for the list that it is still to be told.
+    /// Tells one watcher, or adds the state to its incomplete list.
     pub(super) fn notify_watcher(
         &self,
         (user, is_online): (&UserId, bool),

@@ -11,9 +11,8 @@ use crate::cluster::webhook_log::{LogBatch, LogEntry, LogRequest, WebhookInteres
 use crate::protocol::channel::ChannelName;
 use crate::webhook::{EntryContent, Fact, LoggedEntry};
 
-/// Who wants to know of a change in who is subscribed.
-/// Redis is told with each change, so that it need not know the app's settings; what nobody asks for costs nothing
-/// there.
+/// The changes of a channel that webhooks and subscribers want. Sent to Redis with each change, so that it need not
+/// know the app's settings; unwanted ones cost nothing there.
 pub(super) fn topic_interest(app: &App, channel: &ChannelName) -> TopicInterest {
     let asks = |events: [WebhookEvent; 2]| {
         app.webhooks.iter().any(|webhook| events.iter().any(|one| webhook.events.contains(one)))
@@ -64,8 +63,8 @@ impl Node {
 }
 
 impl ServerState {
-    /// In a cluster only what has a text is said here. Comings and goings follow from what nodes hold in Redis, and
-    /// are told by the one node that reads the app's log.
+    /// Reports a fact to webhooks. In a cluster only facts with a text are written by this node. Begins and ends
+    /// follow from the holds in Redis, and are reported by the node that reads the app's log.
     pub(super) fn report_fact(&self, app: &Arc<App>, fact: Fact) {
         let Some(others) = self.scope.others() else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {

@@ -36,10 +36,10 @@ pub struct PendingWithdrawal {
     deadline: Pin<Box<Sleep>>,
 }
 
-/// What the other nodes are asked to do.
+/// A request that other nodes must confirm.
 #[derive(Debug)]
 struct Elsewhere {
-    /// Whose requests it is among.
+    /// The cluster state with its requests.
     others: Arc<Clustered>,
     app: AppId,
     request: u64,
@@ -86,13 +86,13 @@ impl Elsewhere {
 }
 
 impl Drop for Elsewhere {
-    /// A backend that hung up waits for nobody.
+    /// A backend that hung up waits for no confirmation.
     fn drop(&mut self) {
         self.others.requests.give_up(self.request);
     }
 }
 
-/// What another node has asked for, and is told once it is done.
+/// A request from another node, which gets a confirmation once it is done.
 #[derive(Debug)]
 pub struct Acknowledgement {
     /// Resolves once this node is done.
@@ -102,7 +102,7 @@ pub struct Acknowledgement {
 }
 
 impl Acknowledgement {
-    /// What the other node is told; nothing if it is not done in the time that it waits.
+    /// The confirmation; `None` if it was not done in the time that the other node waits.
     pub async fn done(self) -> Option<OutgoingEvent> {
         // Resolves to an error: nothing is sent on it.
         timeout(MAX_WAIT, self.completed).await.ok().map(|_| self.done)
@@ -110,10 +110,9 @@ impl Acknowledgement {
 }
 
 impl Node {
-    /// Takes the right to `channels` from every connection that is signed in as the user, or present as it, on
-    /// all nodes.
-    /// Here it begins at once; each connection's session leaves the channels in its own turn. What waits for a
-    /// client to come back loses them too.
+    /// Withdraws `channels` from every connection that is signed in as the user or present as it, on all nodes.
+    /// Here it takes effect at once; each connection's session leaves the channels in its own turn. Disconnected
+    /// resumable clients lose them too.
     pub fn withdraw_channels(
         &self,
         (app, directory): (&AppId, &Arc<Directory>),
@@ -135,8 +134,8 @@ impl Node {
         PendingWithdrawal { here: Some(here), elsewhere, deadline: Box::pin(sleep(MAX_WAIT)) }
     }
 
-    /// Closes every connection that is signed in as the user, or present as it, so that it comes back.
-    /// They are told to come back at once (4200), and have to sign again.
+    /// Closes every connection that is signed in as the user or present as it. Clients reconnect at once (4200),
+    /// and must sign again.
     pub fn reconnect_user(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
         self.console().tell(Kind::Terminated, |fact| {
             let why = "its clients are to come back with new signatures";

@@ -34,7 +34,7 @@ struct BackendClient {
     places: Semaphore,
 }
 
-/// What a client's own request said, as far as its backend should know of it.
+/// The client's headers that its backend may see.
 #[derive(Clone, Debug, Default)]
 pub struct ClientHeaders(HeaderMap);
 
@@ -53,7 +53,7 @@ pub struct ChannelQuestion {
     pub headers: ClientHeaders,
 }
 
-/// What a backend says to that.
+/// The backend's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ChannelVerdict {
     /// It may; the answer's text.

@@ -18,13 +18,14 @@ use crate::app::{App, AppId};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
-/// Who comes back within so many milliseconds was never away.
+/// An end followed by a begin within so many milliseconds is no end.
 const SOON: u64 = DELAY.as_millis() as u64;
 
 /// Channels whose last counts are remembered.
 const COUNTS: usize = 100_000;
 
-/// Subscribers up to which each count is told, and the least time between two of a crowd, as clients are told them.
+/// Subscribers up to which each count is reported, and the shortest interval between two counts of a crowd, as for
+/// clients.
 const FEW: usize = 100;
 /// The least time between two counts of a crowd.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -40,7 +41,7 @@ pub struct LoggedEntry {
     pub what: EntryContent,
 }
 
-/// What it says.
+/// The content of an entry.
 #[derive(Debug)]
 pub enum EntryContent {
     /// A channel, or a user in it, is there from now on, or is not.
@@ -88,12 +89,12 @@ impl AckSink {
         })
     }
 
-    /// Whether what is left unsent is somebody's to send later.
+    /// Whether events that are left unsent stay in a log for another node.
     pub(super) fn is_to_a_log(&self) -> bool {
         self.done.is_some()
     }
 
-    /// What is not done yet stays in the log.
+    /// Entries that are not done stay in the log from now on.
     pub(super) fn close(&self) {
         self.open.set(false);
     }
@@ -109,14 +110,14 @@ pub(super) struct LogAck {
     time: u64,
 }
 
-/// Whether what an entry says may be told.
+/// Whether this node may report an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum OfficeHold {
     /// This node holds the office for certain.
     Sure,
     /// Redis has to be asked first.
     Unsure,
-    /// Another node tells it.
+    /// Another node holds the office.
     Lost,
 }
 
@@ -127,8 +128,7 @@ impl LogAck {
         Rc::new(Self { door: door.clone(), app: app.clone(), id: id.into(), time })
     }
 
-    /// Asked before each request: a node that was cut off must not go on telling what another
-    /// tells.
+    /// Checked before each request: a node that was cut off must not report what another node reports.
     pub(super) fn office(&self) -> OfficeHold {
         match self.door.held.borrow().get(&self.app) {
             Some((until, time)) if *time == self.time => {
@@ -175,8 +175,8 @@ pub(super) struct HeldEnds {
 }
 
 impl HeldEnds {
-    /// A channel or member is there from now on, or is not; what is to be told of it at once, in order. How soon who comes
-    /// back does so, the entries say.
+    /// A channel or member begins or ends; returns the events to report at once, in order. The entries themselves
+    /// tell how soon a begin followed an end.
     pub(super) fn turn(
         &mut self,
         app: &Arc<App>,
@@ -193,13 +193,13 @@ impl HeldEnds {
         let came = (app.clone(), event(&key, true), receipt);
         match self.held.remove(&key) {
             None => vec![came],
-            // Who comes back soon was never away.
+            // An end followed by a begin soon after is no end.
             Some((.., end)) if came.2.at().saturating_sub(end.at()) < SOON => Vec::new(),
             Some((_, app, end)) => vec![(app, event(&key, false), end), came],
         }
     }
 
-    /// The ends of an app that nobody has come back from, where its log was read up to a time.
+    /// The ends of an app without a begin, if its log was read up to that time.
     pub(super) fn due(&mut self, app: &AppId, read_up_to: u64) -> Vec<DueEvent> {
         let mut told = Vec::new();
         let Some(due) = self.due.get_mut(app) else { return told };
@@ -238,7 +238,7 @@ fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage {
 pub(super) struct LatestCounts {
     /// The last count of each crowd.
     last: HashMap<(AppId, ChannelName), LastCount>,
-    /// Crowds whose count has changed since they were told, and when they are told again.
+    /// Crowds with a changed count, and when it is reported.
     due: VecDeque<(Instant, (AppId, ChannelName))>,
 }
 
@@ -247,14 +247,14 @@ pub(super) struct LatestCounts {
 struct LastCount {
     /// Of the last count that was taken; older ones are no news.
     version: u64,
-    /// When a crowd was told.
+    /// When the crowd's count was last reported.
     told: Option<Instant>,
     /// A newer count that waits for its time.
     waiting: Option<DueEvent>,
 }
 
 impl LatestCounts {
-    /// Takes a count of a version; it, if it is to be told at once.
+    /// Takes a count with its version; returns it if it is to be reported at once.
     pub(super) fn take(
         &mut self,
         now: Instant,
@@ -285,12 +285,12 @@ impl LatestCounts {
         }
     }
 
-    /// When the next crowd is told.
+    /// When the next crowd's count is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.front().map(|(due, _)| *due)
     }
 
-    /// The crowds that are told now.
+    /// The counts that are due now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<DueEvent> {
         let mut told = Vec::new();
         while self.due.front().is_some_and(|(due, _)| *due <= now) {

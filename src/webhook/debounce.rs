@@ -22,14 +22,14 @@ pub(super) const DELAY: Duration = Duration::from_secs(3);
 /// For how long one cache miss of a channel stands for all.
 const MISS: Duration = Duration::from_secs(3);
 
-/// All that is not told yet, and what must be known to tell it right.
+/// Facts that are not reported yet, and the state that decides about them.
 #[derive(Debug, Default)]
 pub(super) struct Debouncer {
     /// Of every channel and member that is there, or was a moment ago. An app of which nothing is known has no table.
     states: HashMap<AppId, HashMap<FactSubject, DebounceState>>,
     /// Ends that are held back, in the order they are due.
     ends: VecDeque<(Instant, Arc<App>, FactSubject)>,
-    /// Cache misses that were told, until when they stand for others.
+    /// Reported cache misses, and until when further ones are dropped.
     misses: HashMap<(AppId, ChannelName), Instant>,
     /// The same in the order in which they end.
     miss_order: VecDeque<(Instant, (AppId, ChannelName))>,
@@ -67,8 +67,8 @@ impl Debouncer {
         state
     }
 
-    /// Takes what has happened; the event, if it is to be told at once.
-    /// Changes are counted even where nobody asks for their event: the other one of the pair may be asked for.
+    /// Takes a fact; returns its event if it is reported at once. Begins and ends are counted even if no webhook
+    /// wants that event: one may want its opposite.
     pub(super) fn take(
         &mut self,
         now: Instant,
@@ -110,7 +110,7 @@ impl Debouncer {
         Some(WebhookMessage::turned(subject, true))
     }
 
-    /// Nothing is told yet; whoever comes back within [`DELAY`] undoes it.
+    /// Holds an end back; a begin within [`DELAY`] undoes it.
     fn goes(&mut self, now: Instant, app: &Arc<App>, subject: FactSubject, sum: i64) {
         let state = self.add(&app.id, &subject, sum);
         if state.count <= 0 && !state.ending {
@@ -147,7 +147,7 @@ impl Debouncer {
         self.ends.front().map(|(due, ..)| *due)
     }
 
-    /// The ends that nobody has come back from by `now`, and what was held back by one that was none.
+    /// The ends without a begin by `now`, and begins that were held back by an end.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(Arc<App>, WebhookMessage)> {
         let mut events = Vec::new();
         while self.ends.front().is_some_and(|(due, ..)| *due <= now) {
@@ -165,7 +165,7 @@ impl Debouncer {
         events
     }
 
-    /// Tells the end if nobody has come back; or a coming that the end before it had held back.
+    /// The end if no begin followed; or a begin that an earlier end had held back.
     fn end(&mut self) -> Option<(Arc<App>, WebhookMessage)> {
         let (_, app, subject) = self.ends.pop_front()?;
         let states = self.states.get_mut(&app.id)?;
@@ -190,8 +190,7 @@ impl Debouncer {
     }
 }
 
-/// What a webhook is told of a client event.
-/// Written by hand because the data must not be encoded a second time.
+/// The JSON of a client event. Written by hand, since the data must not be encoded a second time.
 pub(super) fn client_event(whisper: &Whisper) -> String {
     let Whisper { channel, event, data, socket, user } = whisper;
     let quoted = |text: &str| json!(text).to_string();

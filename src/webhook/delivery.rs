@@ -54,8 +54,8 @@ pub(super) type HttpsClient = Client<HttpsConnector<HttpConnector<PublicResolver
 pub(super) struct WebhookClient {
     /// Keeps connections open, a pool for all endpoints.
     client: HttpsClient,
-    /// Addresses that are not public are refused unless the operator allows them, for whoever configures an app may
-    /// not be whoever runs the network.
+    /// Private addresses are refused unless the operator allows them: a person who configures an app may not be
+    /// allowed to reach this network.
     allow_private: bool,
     /// Reports each request.
     pub(super) console: Arc<Console>,
@@ -243,8 +243,8 @@ impl Service<Name> for PublicResolver {
     }
 }
 
-/// Whether an address is out in the world, as the registries of special addresses have it (RFC
-/// 6890). An IPv4 address inside an IPv6 one counts as what it is.
+/// Whether an address is public, by the registries of special addresses (RFC 6890). An IPv4 address inside an IPv6
+/// one counts as IPv4.
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {

@@ -19,8 +19,8 @@ const MAX_EVENTS: usize = 16_384;
 /// Facts of one app that are looked at before it is another's turn.
 const SHARE: usize = 256;
 
-/// Facts of one app up to which each coming and going is kept by itself, so that a backend hears of who was there for
-/// a moment, too. Of more only what they come to is kept.
+/// Facts of one app up to which each begin and end is kept, so that a backend also learns of short visits. Of more,
+/// only the sum is kept.
 const CALM: usize = 1024;
 
 /// Changes that came to nothing, of which so many may wait among the others.
@@ -60,7 +60,7 @@ pub struct Whisper {
     pub event: String,
     /// The token of the data's JSON string.
     pub data: String,
-    /// Who sent it.
+    /// The sending connection.
     pub socket: SocketId,
     /// On presence channels.
     pub user: Option<UserId>,
@@ -82,7 +82,7 @@ impl Fact {
     /// The events it may lead to.
     fn events(&self) -> &'static [WebhookEvent] {
         match self {
-            // Whether one is news depends on the other.
+            // A pair, of which either may be wanted.
             Self::Occupied(_) | Self::Vacated(_) => {
                 &[WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated]
             }
@@ -95,7 +95,7 @@ impl Fact {
         }
     }
 
-    /// Whether a webhook of the app may ask for what it leads to.
+    /// Whether a webhook of the app wants the event that it may lead to.
     pub fn is_asked_for(&self, app: &App) -> bool {
         let events = self.events();
         let asks = |webhook: &Webhook| webhook.events.iter().any(|event| events.contains(event));
@@ -131,7 +131,7 @@ struct PendingFacts {
     turns: VecDeque<AppId>,
 }
 
-/// What waits of one app; removed when nothing does.
+/// The waiting facts of one app; removed when there are none.
 #[derive(Debug)]
 struct AppFacts {
     /// The app, as it was with the latest fact.
@@ -158,13 +158,13 @@ enum NextFact {
     Event(Fact),
 }
 
-/// Bytes that are counted for what waits to be told of a channel or a member.
+/// Bytes counted for a waiting fact of a channel or member.
 pub(super) fn subject_bytes(channel: &ChannelName, user: Option<&UserId>) -> usize {
     FACT_BYTES + channel.as_str().len() + user.map_or(0, |user| user.as_str().len())
 }
 
 impl NextFact {
-    /// What is counted for it in `limits.memory`; the same when it comes and when it goes.
+    /// Bytes counted in `limits.memory`; the same when it is added and when it is removed.
     fn held_bytes(&self) -> usize {
         match self {
             Self::Single((channel, user), _) | Self::Change((channel, user)) => {

@@ -27,21 +27,21 @@ pub(super) struct QueuedEvent {
     pub at: u64,
     /// What is sent.
     pub content: QueuedContent,
-    /// What has to be told when the event is done with.
+    /// The acknowledgement to give when the event is done.
     pub held: Persistence,
 }
 
-/// What there is to tell.
+/// The content of a queued event.
 pub(super) enum QueuedContent {
     /// An event of this run.
     Message(WebhookMessage),
-    /// What an earlier run has kept.
+    /// The JSON of an event that an earlier process spooled.
     Json(Box<str>),
     /// Nothing: what came later has undone it.
     TakenBack,
 }
 
-/// What keeps an event for as long as it waits.
+/// Where a waiting event survives a crash.
 pub(super) enum Persistence {
     /// Nothing but the line.
     Not,
@@ -58,7 +58,8 @@ pub(super) struct EventLine {
     events: VecDeque<QueuedEvent>,
     /// The number of the first in line; they are numbered one after the other.
     first: u64,
-    /// The number of the first that no request has had. What was tried may have been heard, whatever the answer.
+    /// The number of the first event that was in no request yet. Events in a request may have arrived, whatever the
+    /// response.
     untried: u64,
     /// The numbers of those that tell of a coming or a going, the last of each channel and member, by whose it is.
     turns: HashTable<u64>,
@@ -96,7 +97,7 @@ impl QueuedContent {
 }
 
 impl QueuedEvent {
-    /// Whose coming or going it tells of. What a cluster's log says is settled there.
+    /// The channel or member that begins or ends. A cluster's log has settled that before.
     fn subject(&self) -> Option<(&ChannelName, Option<&UserId>)> {
         match (&self.content, &self.held) {
             (_, Persistence::Logged(_)) => None,
@@ -105,14 +106,14 @@ impl QueuedEvent {
         }
     }
 
-    /// Whether another node is to tell it.
+    /// Whether another node reports it.
     pub(super) fn is_lost(&self) -> bool {
         matches!(&self.held, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost)
     }
 }
 
 impl WebhookMessage {
-    /// Whose coming or going it tells of.
+    /// The channel or member that begins or ends.
     fn subject(&self) -> Option<(&ChannelName, Option<&UserId>)> {
         match &self.what {
             MessageContent::Turned { user, .. } => Some((&self.channel, user.as_ref())),
@@ -165,7 +166,7 @@ impl EventLine {
         }
     }
 
-    /// It is the last that tells of its channel or member.
+    /// Notes the last event of a channel or member.
     fn note_turn(&mut self, hash: u64, number: u64) {
         let Self { events, first, turns, hasher, .. } = self;
         let event = |number: u64| events.get(number.checked_sub(*first)? as usize);
@@ -190,7 +191,7 @@ impl EventLine {
             event.and_then(QueuedEvent::subject) == Some(subject)
         };
         let entry = turns.find_entry(hasher.hash_one(subject), is_it).ok()?;
-        // It may have been heard, whatever was answered: the one that undoes it has to be sent as well.
+        // It may have arrived, whatever the response: its opposite has to be sent as well.
         if *entry.get() < *untried {
             return None;
         }

@@ -17,7 +17,7 @@ pub(super) struct WebhookMessage {
     pub what: MessageContent,
 }
 
-/// What happened on the channel.
+/// The event on the channel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum MessageContent {
     /// The channel, or a member of it, is there from now on, or is not.
@@ -62,7 +62,7 @@ impl WebhookMessage {
         }
     }
 
-    /// Whether the webhook asks for it.
+    /// Whether the webhook wants it.
     pub(super) fn is_for(&self, webhook: &Webhook) -> bool {
         let channel = self.channel.as_str();
         webhook.events.contains(&self.kind())

@@ -54,28 +54,28 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How the webhooks of all apps are served.
 #[derive(Clone, Debug)]
 pub struct WebhookOptions {
-    /// Whether endpoints may have addresses that are not public.
+    /// Whether endpoints may have private addresses.
     pub allow_private: bool,
     /// Where what waits is kept, in case the process ends before it is sent; none: it is lost.
     pub spool: Option<PathBuf>,
-    /// Who looks at what becomes of them.
+    /// Reports requests to the debug console.
     pub console: Arc<Console>,
     /// Where the bytes are counted that are held for them.
     pub held: Arc<HeldByApp>,
 }
 
-/// What is left at the thread's door.
+/// A message to the thread.
 #[derive(Debug)]
 enum DispatcherMessage {
     /// Entries of a cluster's log; the app as the node knows it.
     Entries(AppId, Option<Arc<App>>, Vec<LoggedEntry>),
     /// The app's log is this node's to tell until then, and was read up to a time.
     Held(AppId, Instant, u64),
-    /// Another node tells what the app's log has.
+    /// Another node reads the app's log.
     Lost(AppId),
 }
 
-/// The door to the thread that serves them. Without a thread nothing is told to anybody.
+/// The sender to the webhooks' thread. Without a thread nothing is reported.
 #[derive(Debug, Default)]
 pub struct Webhooks {
     facts: Arc<FactQueue>,
@@ -130,7 +130,7 @@ impl Webhooks {
 
     /// Leaves a fact, if a webhook of the app may ask for it. Never waits.
     pub fn tell(&self, app: &Arc<App>, fact: Fact) {
-        // Without a thread nobody would look at it.
+        // Without a thread no fact would be taken.
         if self.logged.is_none() || !fact.is_asked_for(app) || self.facts.put(app, fact) {
             return;
         }
@@ -148,8 +148,8 @@ impl Webhooks {
         }
     }
 
-    /// What is in the app's log is this node's to tell until then; all that was logged up to a time of Redis, in
-    /// milliseconds, was read.
+    /// This node is the reader of the app's log until then; everything up to a time of Redis, in milliseconds, was
+    /// read.
     pub fn hold(&self, app: AppId, until: Instant, read_up_to: u64) {
         if let Some(logged) = &self.logged {
             // As above: the log still has what was to be held.
@@ -157,7 +157,7 @@ impl Webhooks {
         }
     }
 
-    /// Another node tells what is in the app's log.
+    /// Another node reads the app's log.
     pub fn leave_to_others(&self, app: AppId) {
         if let Some(logged) = &self.logged {
             // As above.
@@ -171,7 +171,7 @@ impl Webhooks {
         (self.facts.len(), self.dropped.load(Ordering::Relaxed))
     }
 
-    /// How each webhook gets on, for whoever looks at the server.
+    /// The metrics of each webhook.
     pub fn figures(&self) -> Vec<Arc<QueueMetrics>> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -209,9 +209,9 @@ struct Dispatcher {
     held: Arc<HeldByApp>,
     /// The queue on disk, if there is one.
     spool: Option<Rc<Spool>>,
-    /// What other processes have left for apps that have not been heard of.
+    /// Spooled events of other processes, for apps that are not known yet.
     unclaimed: Vec<SpooledEvent>,
-    /// Apps as they were last heard of.
+    /// The apps, as they were with their latest fact.
     known: HashMap<AppId, Arc<App>>,
 }
 
@@ -329,7 +329,7 @@ impl Dispatcher {
         event.iter().for_each(|event| self.put(app, event, Some(receipt)));
     }
 
-    /// What was held back and whose time has come.
+    /// Queues ends whose time has come.
     fn put_due(&mut self) {
         for (app, event, receipt) in self.counts.due(Instant::now()) {
             self.put(&app, &event, Some(&receipt));
@@ -361,7 +361,7 @@ impl Dispatcher {
             let (post, spool) = ((post.clone(), held.of_app(&app.id)), spool.clone());
             let line = WebhookQueue::begin(app.clone(), index, webhook.clone(), post, spool);
             let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
-            // One whose URL has changed sends what it has, but is not told of beside its heir.
+            // A queue whose URL has changed sends its events, but has no metrics beside its successor's.
             figures.retain(|old| old.index != index || old.app != app.id.as_str());
             figures.push(line.figures());
             line
@@ -389,7 +389,7 @@ impl Dispatcher {
             let known: Vec<Arc<App>> = self.known.values().cloned().collect();
             known.iter().for_each(|app| self.claim(app));
         }
-        // Whatever is left is of apps that may be looked up, until it is too old.
+        // The rest belongs to apps that may be looked up, until it is too old.
         let before = millis().saturating_sub(queue::WHILE);
         self.forget(|one| one.at <= before);
     }

@@ -70,14 +70,14 @@ struct QueueState {
     /// Replaced on reload; a request that is under way keeps what it began with.
     hook: RefCell<(Arc<App>, Webhook)>,
     line: RefCell<EventLine>,
-    /// What of it is counted in what is held for the app.
+    /// Bytes that are counted for the app.
     counted: Cell<usize>,
     /// The app's held memory.
     held: Arc<HeldBytes>,
     figures: Arc<QueueMetrics>,
     /// Wakes the task: something came, or what held it up is over.
     more: Notify,
-    /// Wakes whoever waits for the end.
+    /// Wakes tasks that wait for the queue to empty.
     emptied: Notify,
     /// The queue on disk, if there is one.
     spool: Option<Rc<Spool>>,
@@ -86,7 +86,7 @@ struct QueueState {
 }
 
 impl WebhookQueue {
-    /// Starts the task that sends; one for each line, so that a slow endpoint delays nobody else.
+    /// Starts the task that sends; one for each queue, so that a slow endpoint delays no other.
     pub(super) fn begin(
         app: Arc<App>,
         index: usize,
@@ -123,10 +123,10 @@ impl WebhookQueue {
         }
     }
 
-    /// Puts in an event that happened at `at`. One that nothing keeps yet is kept in the spool. What undoes an
-    /// event that is still in line takes that out, and is not put in itself.
+    /// Queues an event that happened at `at`. One that is not kept elsewhere is spooled. An event that undoes a
+    /// waiting one removes that instead.
     pub(super) fn put(&self, at: u64, event: &WebhookMessage, held: Persistence) {
-        // What a cluster's log says is settled there.
+        // A cluster's log has settled that before.
         if !matches!(held, Persistence::Logged(_)) {
             let undone = self.state.line.borrow_mut().take_back(event);
             if let Some(undone) = undone {
@@ -175,7 +175,7 @@ impl WebhookQueue {
         state.more.notify_one();
     }
 
-    /// What waited for an office to be sure may go on.
+    /// Events that waited for a certain office may continue.
     pub(super) fn go_on(&self) {
         self.state.more.notify_one();
     }
@@ -237,8 +237,8 @@ impl QueueState {
         self.held.replace_bytes(self.counted.replace(bytes), bytes);
     }
 
-    /// Takes out what another node tells. Whether the first in line may be sent now.
-    /// Only events out of a cluster's log are in doubt.
+    /// Removes events that another node reports; returns whether the first may be sent now. Only events of a
+    /// cluster's log can be in doubt.
     fn may_send(&self) -> bool {
         let lost_in_front = self.line.borrow().iter().take_while(|one| one.is_lost()).count();
         self.remove(lost_in_front);
@@ -360,7 +360,7 @@ impl QueueState {
     }
 }
 
-/// What was in a line that ends is held no longer.
+/// Events of a queue that ends are no longer counted.
 impl Drop for QueueState {
     fn drop(&mut self) {
         self.held.sub_bytes(self.counted.get());

@@ -38,8 +38,7 @@ impl QueueMetrics {
         }
     }
 
-    /// Whether the last try failed.
-    /// Told once when it begins and once when it ends.
+    /// Whether the last request failed. Logged once when that begins and once when it ends.
     pub fn is_failing(&self) -> bool {
         // Relaxed: the log's lines are ordered by the queue's task, not by this flag.
         self.failing.load(Ordering::Relaxed)

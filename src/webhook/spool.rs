@@ -19,7 +19,7 @@ use tracing::{info, warn};
 /// than half of it.
 const MOST_DONE: u64 = 4 << 20;
 
-/// What the log is told of it.
+/// Logged once when the spool fails.
 const FAILS: &str = "the webhook spool cannot be used: a crash would lose events";
 /// Logged once the spool can be written to again.
 const WORKS: &str = "the webhook spool can be written to again";
@@ -53,7 +53,7 @@ pub(super) struct Spool {
     /// This process's file.
     path: PathBuf,
     journal: RefCell<SpoolFile>,
-    /// What the log was told of already: that the disk takes nothing, and which files cannot be taken over.
+    /// Faults that were logged: a failing disk, and files that cannot be taken over.
     told: RefCell<ToldFaults>,
 }
 
@@ -73,7 +73,7 @@ struct SpoolFile {
     file: File,
     /// Bytes that are surely in the file: what was written in part is cut off again.
     length: u64,
-    /// What is not in the file yet.
+    /// Bytes that are not in the file yet.
     pending: Vec<u8>,
     /// Where the lines are whose events are not done.
     open: BTreeMap<u64, (u64, usize)>,
@@ -113,7 +113,7 @@ impl Spool {
         Ok(Self { folder: folder.to_owned(), path, journal: RefCell::new(journal), told })
     }
 
-    /// What processes that have ended left, which is this one's from now on.
+    /// Takes over the events of processes that have ended.
     pub(super) fn take_over(&self) -> Vec<SpooledEvent> {
         let mut taken = Vec::new();
         let files = match fs::read_dir(&self.folder) {
@@ -167,7 +167,7 @@ impl Spool {
             }
         }
         fs::remove_file(path)?;
-        // Locked until its name is gone, so that nobody else takes it over in between.
+        // Locked until its name is gone, so that no other process takes it over in between.
         drop(file);
         Ok(left)
     }
@@ -196,7 +196,7 @@ impl Spool {
         self.flush_noting();
     }
 
-    /// What the log was told, for tests.
+    /// Writes, and returns the logged line, for tests.
     fn flush_noting(&self) -> Option<&'static str> {
         let written = self.journal.borrow_mut().write(true);
         self.note(written)
@@ -288,7 +288,7 @@ impl SpoolFile {
             other => other,
         };
         if let Err(error) = written {
-            // What was written of it must not begin the next line.
+            // A partial line must not remain in front of the next one.
             self.file.set_len(self.length)?;
             return Err(error);
         }
@@ -333,15 +333,14 @@ impl SpoolFile {
     }
 }
 
-/// For a file that nobody else may read: URLs of webhooks may hold credentials, and events what users say.
+/// Creates files that only the user may read: URLs of webhooks may have credentials, and events have users' data.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).mode(0o600);
     options
 }
 
-/// Opens a file that nobody else has, and keeps others away from it for as long as it is held. `None` if
-/// somebody has it, or has just put another in its place.
+/// Opens and locks a file. `None` if another process has it, or has just replaced it.
 fn locked(path: &Path, options: &OpenOptions) -> io::Result<Option<File>> {
     let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -101,8 +101,9 @@ impl RedisAddress {
         }
     }
 
-    /// Whether the server is one of a Redis Cluster's. Fails if it is not what it was said to be: an old
-    /// master may not know yet that it is one no longer, but one that does says so.
+    /// Whether the server belongs to a Redis Cluster.
+    /// Fails if it is not what the settings say. A former master may not know yet that it is one no longer; one
+    /// that does know is refused.
     pub(super) async fn is_cluster(
         &self,
         commands: &mut MultiplexedConnection,
@@ -148,7 +149,7 @@ impl RedisAddress {
         Ok(())
     }
 
-    /// Who is known to be away is not asked for the others, unless all are.
+    /// Servers that are away are not asked for the others, unless all are away.
     pub(super) fn pass_over(&mut self, away: &mut AwayParts) {
         let Self::Servers(Seeds { seeds, .. }) = self else { return };
         match seeds.iter().position(|seed| !away.has_master(&host_port(seed))) {
@@ -157,7 +158,7 @@ impl RedisAddress {
         }
     }
 
-    /// The server that was named is not there; somebody else is asked first from now on.
+    /// The server is unreachable; another is asked first next time.
     pub(super) fn try_next(&mut self) {
         match self {
             Self::Servers(servers) => {

@@ -35,7 +35,7 @@ pub(super) type SlotKeys = Vec<Vec<u8>>;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum AwayPart {
     Master(HostPort),
-    /// Whose keys are on their way.
+    /// A slot that is being moved.
     Slot(u16),
     /// Slots that no master has.
     Uncovered,
@@ -57,7 +57,7 @@ pub(super) fn names_of(parts: &[AwayPart]) -> String {
     names.join(", ")
 }
 
-/// What is away, and why. It outlives the link.
+/// The parts that are away, and why. Survives a lost link.
 #[derive(Clone, Default, Debug)]
 pub(super) struct AwayParts {
     /// What is away, with the error of each.
@@ -109,7 +109,7 @@ impl AwayParts {
         *times
     }
 
-    /// Whether a master is not to be connected to.
+    /// Whether a master must not be connected to.
     pub(super) fn has_master(&self, at: &HostPort) -> bool {
         self.parts.contains_key(&AwayPart::Master(at.clone()))
     }
@@ -131,14 +131,14 @@ impl AwayParts {
         self.parts.keys().any(|part| matches!(part, AwayPart::Master(_)))
     }
 
-    /// There are slots that nobody has, or that only somebody has who is away.
+    /// Notes that some slots have no owner, or only one that is away.
     pub(super) fn note_uncovered(&mut self) {
         if !self.knows_masters() {
             self.note_away(AwayPart::Uncovered, "no master has them".to_owned());
         }
     }
 
-    /// Who has no slots is nobody's loss. With none of those left that have some, all are tried again.
+    /// A master without slots is no loss. If no master with slots is left, all are tried again.
     pub(super) fn keep_owners(&mut self, owners: &BTreeSet<HostPort>) {
         let is_owner = |part: &AwayPart| match part {
             AwayPart::Master(at) => owners.contains(at),
@@ -161,7 +161,7 @@ impl AwayParts {
         self.parts.iter().map(|(part, why)| (part.to_string(), why.clone())).collect()
     }
 
-    /// Whether it is time to look at it again.
+    /// Whether the part is due for a check.
     pub(super) fn is_due(&self, part: &AwayPart) -> bool {
         self.losses.get(part).is_none_or(|(times, last)| {
             let doublings = times.saturating_sub(1).min(MOST_DOUBLINGS);
@@ -170,8 +170,8 @@ impl AwayParts {
     }
 }
 
-/// What a new link to the same server is enough for: its connection has ended, it does not know the lease any more, or
-/// the scripts.
+/// Whether a new link to the same server mends the error: the connection has ended, or the server does not know the
+/// lease or the scripts any more.
 fn is_mended_by_new_link(why: &LinkError) -> bool {
     match why {
         LinkError::Lapsed => true,
@@ -189,7 +189,7 @@ fn is_fault_of_all(why: &LinkError) -> bool {
     matches!(why, LinkError::Redis(error) if error.kind() == down)
 }
 
-/// What one of several masters answers in time; what goes wrong is its own fault and no other's.
+/// Runs a request to one of several masters with a timeout. A failure concerns only that master.
 pub(super) async fn ask_master<T>(
     at: HostPort,
     asked: impl Future<Output = Result<T, RedisError>>,

@@ -28,12 +28,12 @@ impl RedisConnections {
         !self.dark.is_empty()
     }
 
-    /// Whether a key or topic belongs to what is away.
+    /// Whether the owner of a key or topic is away.
     pub(super) fn is_away(&self, name: &str) -> bool {
         self.is_partial() && self.is_dark(Some(slots::of_name(name.as_bytes())))
     }
 
-    /// Whether one of these servers keeps a key or topic; one that is alone keeps all.
+    /// Whether one of these servers owns a key or topic; a single server owns all.
     pub(super) fn is_kept_by(&self, name: &str, servers: &[HostPort]) -> bool {
         let place = self.slots.get(usize::from(slots::of_name(name.as_bytes())));
         match place.and_then(|place| self.servers.get(usize::from(*place))) {
@@ -47,7 +47,7 @@ impl RedisConnections {
         slot.is_some_and(|slot| self.dark.contains(&slot))
     }
 
-    /// Notes which slots nobody can be asked for over this link.
+    /// Notes the slots without a reachable owner on this link.
     pub(super) fn note_dark(&mut self) {
         let slots = (0..SLOTS).zip(&self.slots);
         let is_dark = |slot: u16, owner: u16| owner == u16::MAX || self.away.has_slot(slot);
@@ -115,7 +115,7 @@ struct AwayLook {
     up: BTreeSet<HostPort>,
     /// What is away, as it was when the check began.
     away: AwayParts,
-    /// Slots that nobody could be asked for.
+    /// Slots without a reachable owner.
     dark: BTreeSet<u16>,
     /// Slots that are being moved, each with a connection to its master and the keys to try.
     stuck: Vec<(u16, MultiplexedConnection, SlotKeys)>,
@@ -123,7 +123,7 @@ struct AwayLook {
 }
 
 impl AwayLook {
-    /// What can be worked with again.
+    /// Returns the parts that work again.
     async fn find_back(mut self) -> Vec<AwayPart> {
         let mut back = Vec::new();
         for (slot, mut connection, keys) in std::mem::take(&mut self.stuck) {
@@ -159,7 +159,7 @@ impl AwayLook {
         back
     }
 
-    /// Whether a master can be connected to, and writes a key of the slots that it has.
+    /// Whether a master can be connected to, and accepts a write in its slots.
     async fn takes_writes(&self, at: HostPort, dark: &BTreeSet<u16>) -> bool {
         let is_its = |tag: &u16| dark.contains(&slots::of_name(tag.to_string().as_bytes()));
         let word = match (0..SLOTS).find(is_its) {
@@ -181,18 +181,17 @@ impl AwayLook {
 }
 
 impl LinkWriter<'_> {
-    /// Whether a topic belongs to what is away.
+    /// Whether the owner of a topic is away.
     pub(super) fn is_away(&self, topic: &Topic) -> bool {
         self.servers.is_partial() && self.servers.is_away(&self.keys.topic_name(topic))
     }
 
-    /// Whether what is kept of an app as a whole does.
+    /// Whether the owner of an app's keys is away.
     pub(super) fn is_app_away(&self, app: &AppId) -> bool {
         self.servers.is_partial() && self.servers.is_away(&self.keys.app_key(app, 't'))
     }
 
-    /// Whether an order can only be carried out with what is known here. Counts, and what is said for webhooks, wait
-    /// where they are gathered.
+    /// Whether a request can only be handled with local knowledge. Counts and webhook entries are queued instead.
     pub(super) fn is_request_away(&self, request: &LinkRequest) -> bool {
         self.servers.is_partial()
             && match request {
@@ -235,7 +234,7 @@ impl LinkWriter<'_> {
 }
 
 impl RedisConnections {
-    /// Whether a publish belongs to what is away, or what is noted of it does.
+    /// Whether the owner of a publish's topic or log is away.
     pub(super) fn is_publish_away(&self, keys: &RedisKeys, publish: &OutgoingEvent) -> bool {
         if !self.is_partial() {
             return false;

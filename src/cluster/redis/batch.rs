@@ -40,9 +40,10 @@ impl<E> CommandBatch<E> {
         self.expected.push(expected);
     }
 
-    /// Sends all of it; the answers in the order of the commands. What belongs to what is away of a Redis Cluster is left
-    /// out, and has none. Where one of them is an error, whatever it says, Redis, or the master that says it, cannot be
-    /// worked with, and nothing counts as done.
+    /// Sends all commands; returns the replies in their order. Commands for parts of a Redis Cluster that are away
+    /// are left out, and have no reply.
+    /// # Errors
+    /// Any reply that is an error: then nothing counts as done.
     pub(super) async fn send_all(
         mut self,
         servers: &mut RedisConnections,
@@ -89,8 +90,8 @@ impl<E> CommandBatch<E> {
     }
 }
 
-/// Who comes and goes must be said in order. Of commands of which some are to be sent again, those that come behind one of
-/// them on the same slot are too, although they were answered: that changes nothing but the order.
+/// Joins and leaves must arrive in order. If some commands are sent again, so are later ones of the same slot,
+/// although they were answered. Repeating them changes nothing but the order.
 pub(super) fn joins_behind(commands: &[LeasedCommand], again: BTreeSet<usize>) -> Vec<usize> {
     let (mut slots, mut behind) = (BTreeSet::new(), Vec::new());
     if again.is_empty() {

@@ -10,10 +10,10 @@ use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::protocol::channel::ChannelName;
 
-/// What an entry costs Redis beside the event, about.
+/// Approximate bytes of an entry in Redis beside the event.
 const OVERHEAD: usize = 200;
 
-/// What this node has published to cache channels.
+/// Bytes of the cached events that this node has published.
 #[derive(Debug, Default)]
 pub(super) struct CacheBudget {
     /// Each app has `cache_bytes` of its own.

@@ -69,7 +69,7 @@ pub(super) async fn withdrawn(
         .unwrap_or_default())
 }
 
-/// Has a node hand over what a client holds; how many nodes were told.
+/// Asks a node to hand a client's state over; returns how many nodes received that.
 pub(super) async fn take_over(
     servers: &mut RedisConnections,
     trust: EnvelopeTrust<'_>,

@@ -23,9 +23,9 @@ use crate::protocol::channel::ChannelName;
 const MAX_CLEARED: usize = 256;
 
 impl LinkWriter<'_> {
-    /// Fences a lease, clears away what it held, and forgets it. Done twice, or by two nodes at once, it changes
-    /// nothing more. Whether it is done: of a lease that holds something on a master that is away the rest is cleared
-    /// once that is back.
+    /// Fences a lease, removes everything that it held, and forgets it. Repeating it, or two nodes doing it at
+    /// once, changes nothing more. Returns whether it is complete: what the lease holds on a master that is away is
+    /// removed once that is back.
     pub(super) async fn clear_lease(&mut self, lease: &Lease) -> Result<bool, LinkError> {
         let mut batch = CommandBatch::new();
         let list = if lease.tag == UNFENCED {
@@ -79,7 +79,7 @@ impl LinkWriter<'_> {
         Ok(true)
     }
 
-    /// Whether what a lease holds belongs to what is away.
+    /// Whether the owner of an entry of a lease is away.
     fn is_entry_away(&self, entry: &str) -> bool {
         self.servers.is_partial()
             && match entry.split_at_checked(1) {
@@ -116,7 +116,7 @@ impl LinkWriter<'_> {
         self.take_replies(answers, &mut []).await
     }
 
-    /// Each member that had nobody else leaves, as if its connection had closed.
+    /// Members without another holder leave, as if their connection had closed.
     fn clear_members(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, lease: &str) {
         // The script adds version and user.
         let (name, envelope) =
@@ -126,7 +126,7 @@ impl LinkWriter<'_> {
         batch.add_command(clear, ExpectedReply::Done);
     }
 
-    /// What the lease had counted is taken off the sums of all nodes.
+    /// Subtracts the lease's counts from the sums of all nodes.
     async fn clear_counts(&mut self, app: &AppId, lease: &str) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let mut all = cmd("HKEYS");
@@ -140,7 +140,7 @@ impl LinkWriter<'_> {
                 return Some((None, 0, CountInterest::No));
             }
             let channel = ChannelName::parse(name, usize::MAX).ok()?;
-            // Whether the app wants it is known where it is heard.
+            // The node that receives the count knows whether the app wants it.
             let tell = !channel.kind().is_presence();
             Some((Some(channel), 0, CountInterest::No.or_clients(tell)))
         };
@@ -191,8 +191,8 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Leases of this node that it has cleared away, and that a server knows still: it has taken over without having
-    /// heard of that, or begun anew with data of before. They are fenced, and to be cleared again.
+    /// Leases of this node that were cleared, but that a server still knows: it has taken over without having the
+    /// removal, or has restarted with older data. They are fenced, and must be cleared again.
     pub(super) async fn fence_risen_leases(
         &mut self,
         fences: &[(u16, FenceReply)],

@@ -42,12 +42,12 @@ impl LinkWriter<'_> {
         count
     }
 
-    /// Whether there are clients to be kept that Redis can be told of.
+    /// Whether client states wait, and Redis can take them.
     pub(super) fn is_parking(&self) -> bool {
         self.kept.parked.iter(|app| !self.is_app_away(app)).next().is_some()
     }
 
-    /// Redis has the first so many of those that it can be told of.
+    /// Removes the first `count` of the states that could be sent.
     pub(super) fn forget_parked(&mut self, count: usize) {
         if count > 0 {
             let mut parked = std::mem::take(&mut self.kept.parked);
@@ -91,7 +91,7 @@ impl LinkWriter<'_> {
             return Err(LinkError::Unexpected);
         };
         let clock = &self.status.clock;
-        // What a server that has lost its data since had in its log, nobody knows.
+        // The log's earlier content on a server that has lost its data is unknown.
         let lost = self.kept.epochs.values().any(|epoch| clock.to_local(*epoch) > alive + SLACK);
         let gap = match reaches {
             LogCoverage::Back => false,
@@ -107,7 +107,7 @@ impl LinkWriter<'_> {
     }
 }
 
-/// One entry of a log as a client is told it that comes back; nothing if it is none for it.
+/// An entry of a log as it is replayed to a client; `None` if it is not for it.
 fn missed_event(
     trust: EnvelopeTrust<'_>,
     name: &str,
@@ -126,7 +126,7 @@ fn missed_event(
     }
 }
 
-/// What a client is told whose log cannot be read.
+/// The result for a client whose log cannot be read.
 pub(super) fn unknown(Replay { topic, ticket, after, .. }: Replay) -> LinkEvent {
     LinkEvent::Missed(Missed { topic, ticket, events: Vec::new(), gap: true, last: after })
 }

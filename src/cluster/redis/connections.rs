@@ -56,7 +56,7 @@ pub(super) struct RedisConnections {
     pub(super) keys: RedisKeys,
     /// This node's number.
     pub(super) node: u64,
-    /// What of a Redis Cluster the link is made without, and the slots that nobody can be asked for over it.
+    /// The parts of a Redis Cluster that the link is made without.
     pub(super) away: AwayParts,
     /// Slots for which no server could be asked over this link.
     pub(super) dark: BTreeSet<u16>,
@@ -142,8 +142,7 @@ impl RedisConnections {
         timeout(MASTER_PATIENCE, RedisServer::connect(login, at, self.pushes.clone())).await?
     }
 
-    /// Notes who has which slots now. Servers that cannot be connected to are left out; whoever asks for
-    /// what they have is told so.
+    /// Assigns slots to servers. Unreachable servers are left out; commands for their slots then fail as away.
     pub(super) async fn assign_all(&mut self, ranges: Vec<(u16, u16, HostPort)>) {
         for (first, last, at) in ranges {
             if let Ok(server) = self.place_of(at).await {
@@ -320,7 +319,7 @@ impl RedisConnections {
         Ok(answers)
     }
 
-    /// Puts answers in their places. What is left is to be sent again, and behind it what was to come after it.
+    /// Puts replies in their places. Returns the commands to be sent again, and those that must follow them.
     async fn sort_answers(
         &mut self,
         commands: &[LeasedCommand],

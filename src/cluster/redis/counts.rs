@@ -27,14 +27,14 @@ impl LinkWriter<'_> {
     /// Tells Redis the counts that have changed.
     pub(super) async fn report_counts(&mut self) -> Result<(), LinkError> {
         if self.link.whole {
-            // A channel is occupied before webhooks hear by how many.
+            // A channel must be occupied in the log before its count is.
             self.write_logs().await?;
         }
         let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
         self.link.counted.note_now();
         for (topic, tell) in std::mem::take(&mut self.link.changed) {
             let is_away = self.is_app_away(&topic.app);
-            // What subscribers are to be told still is not forgotten.
+            // A count that could not be announced stays noted.
             let counted = if is_away { None } else { Some(self.topics.count_here(&topic)) };
             if self.topics.is_idle(&topic) {
                 self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
@@ -67,7 +67,7 @@ impl LinkWriter<'_> {
         self.send_counts(batch).await
     }
 
-    /// Sends counts, then tells subscribers on all nodes those that they want to know.
+    /// Sends counts, and announces those that subscribers want to know, on all nodes.
     pub(super) async fn send_counts(
         &mut self,
         batch: CommandBatch<ExpectedReply>,
@@ -97,7 +97,7 @@ impl LinkWriter<'_> {
                     }
                 };
                 if self.is_away(&topic) {
-                    // For other nodes it need not be away, and nobody else will tell them.
+                    // Other nodes may reach it, and no other node announces it to them.
                     continue;
                 }
                 let envelope = self.new_envelope(0, false, EnvelopeBody::Count { count });
@@ -116,8 +116,8 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Adds what is to be told of an app's counts: under the lease that holds, to which goes over what the node's
-    /// others had; or under `cleared`, which holds no more.
+    /// Adds an app's counts: under the current lease, which takes over the counts of this node's other leases, or
+    /// under `cleared`, which has expired.
     pub(super) fn add_counts(
         &mut self,
         batch: &mut CommandBatch<ExpectedReply>,
@@ -133,7 +133,7 @@ impl LinkWriter<'_> {
             let some: Vec<_> = counts.drain(..counts.len().min(MAX_CHANNELS)).collect();
             for (channel, _, tell) in &some {
                 if let Some(channel) = channel.as_ref().filter(|_| *tell != CountInterest::No) {
-                    // Until they have been: where the link is lost before, nobody else will tell them.
+                    // Noted until then: if the link is lost before, no other node announces them.
                     let topic = Topic { app: app.clone(), channel: channel.clone() };
                     self.kept.untold.insert(topic);
                 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::topic_senders::TopicSenders;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 
-/// How far before the last place that was heard a log is read where another server has taken over; microseconds.
+/// How far before the last known place a log is read after a failover; microseconds.
 const OVERLAP: u64 = 10_000_000;
 
 /// Nodes whose envelopes came in that are remembered.
@@ -22,14 +22,14 @@ const REFUSED: usize = 10_000;
 /// How often, at most, nodes are looked for whose envelopes have no seals.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What was heard on all topics, by their names in Redis.
+/// Envelopes received on all topics, by their names in Redis.
 #[derive(Debug)]
 pub(super) struct Deduplicator {
     /// By the names of the topics in Redis.
     topics: HashMap<String, TopicSenders>,
     /// This node's number.
     node: u64,
-    /// Other nodes that were heard, and whether one was for the first time since leases were looked at.
+    /// The other nodes that were received from.
     others: HashSet<u64>,
     has_newcomer: bool,
     /// When this node's own probe came back last.
@@ -39,11 +39,11 @@ pub(super) struct Deduplicator {
     /// Topics on which some were refused, and when such nodes were looked for last.
     refused: HashSet<String>,
     looked: Option<Instant>,
-    /// Apps whose webhooks' log has something new, and whether nobody tells it.
+    /// Apps whose webhook log has new entries, and whether no node reads it.
     wakeups: Vec<(Box<str>, bool)>,
 }
 
-/// What tells one envelope from all others.
+/// The unique id of an envelope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct MessageId {
     pub(super) origin: u64,
@@ -59,12 +59,12 @@ impl From<&Envelope> for MessageId {
     }
 }
 
-/// What is to be done with an envelope that came in.
+/// The decision on a received envelope.
 #[derive(PartialEq, Debug)]
 pub(super) enum EnvelopeVerdict {
-    /// Not heard before.
+    /// Not received before.
     New(Envelope),
-    /// It was heard before.
+    /// A duplicate.
     Doubled,
     /// It comes out of [`Deduplicator::next_waiting`].
     Waits,
@@ -77,9 +77,9 @@ impl Deduplicator {
         Self { topics, node, others, has_newcomer, word, unsealed, refused, looked, wakeups }
     }
 
-    /// The log of an app's webhooks has something new, or with `anew` nobody who tells it.
+    /// Notes that an app's webhook log has new entries; with `anew`, that no node reads it.
     pub(super) fn note_wakeup(&mut self, app: &str, anew: bool) {
-        // Whoever can publish under the prefix can say so, too.
+        // Anybody who can publish under the prefix can send this, so the list is bounded.
         if self.wakeups.len() < NODES
             && !self.wakeups.iter().any(|(one, a)| **one == *app && *a == anew)
         {
@@ -91,13 +91,13 @@ impl Deduplicator {
         std::mem::take(&mut self.wakeups)
     }
 
-    /// Whether envelopes without seals are believed, since there are nodes that know none.
+    /// Accepts envelopes without seals from now on or not: older nodes do not seal.
     pub(super) fn take_unsealed(&mut self, whether: bool) {
         self.unsealed = whether;
         self.looked = Some(Instant::now());
     }
 
-    /// Whether one that came on a topic is.
+    /// Whether an envelope without a seal is accepted on a topic.
     pub(super) fn takes_unsealed(&mut self, name: &str) -> bool {
         if !self.unsealed && self.refused.len() < REFUSED {
             self.refused.insert(name.to_owned());
@@ -105,7 +105,7 @@ impl Deduplicator {
         self.unsealed
     }
 
-    /// Whether some were refused, and such nodes have not been looked for of late.
+    /// Whether some were refused, and older nodes have not been looked for recently.
     pub(super) fn is_to_look_for_unsealed(&self) -> bool {
         !self.refused.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY)
     }
@@ -128,12 +128,12 @@ impl Deduplicator {
         self.has_newcomer = true;
     }
 
-    /// Whether one did for the first time, which is said once.
+    /// Whether a node was received from for the first time; true once.
     pub(super) fn take_newcomer(&mut self) -> bool {
         std::mem::take(&mut self.has_newcomer)
     }
 
-    /// The node has heard its own word.
+    /// The node's own probe has come back.
     pub(super) fn note_echo(&mut self) {
         self.word = Instant::now();
     }
@@ -149,7 +149,7 @@ impl Deduplicator {
         offline_since.map_or(Duration::ZERO, |offline_since| offline_since.elapsed())
     }
 
-    /// Whether an event of this node has come back to it. Other topics may be on another server.
+    /// Whether an event of this node has come back. Other topics may be on another server.
     pub(super) fn has_own(&self, name: &str, serial: u64) -> bool {
         self.topics.get(name).is_some_and(|senders| senders.own >= serial)
     }
@@ -174,8 +174,7 @@ impl Deduplicator {
     /// was read of the old one. So logs are read from further back; known events are recognised.
     pub(super) fn step_back(&mut self, is_its: impl Fn(&str) -> bool) {
         for (_, senders) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
-            // Not to before anybody was there to hear it: what was sent while the topic was being opened would come
-            // behind later events now.
+            // Not before the topic was opened here: older events would otherwise arrive behind later ones.
             let since = senders.opened.unwrap_or(senders.since);
             let back = |place: u64| place.saturating_sub(OVERLAP);
             senders.place = senders.place.map(|place| back(place).max(since.min(place)));
@@ -189,7 +188,7 @@ impl Deduplicator {
         self.topics.entry(name.to_owned()).or_insert_with(new);
     }
 
-    /// Whether it was, and was not closed since.
+    /// Whether it was opened, and not closed since.
     pub(super) fn is_open(&self, name: &str) -> bool {
         self.topics.contains_key(name)
     }
@@ -237,7 +236,7 @@ impl Deduplicator {
         (own && matches!(envelope.body, EnvelopeBody::Cached { .. })).then_some(envelope)
     }
 
-    /// Whether an event was received, for one that is read elsewhere too.
+    /// Whether an event was received, for one that is also read from the log.
     pub(super) fn is_known(&self, name: &str, mark: MessageId) -> bool {
         self.topics
             .get(name)

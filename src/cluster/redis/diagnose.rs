@@ -19,22 +19,22 @@ use crate::cluster::keys::RedisKeys;
 use crate::cluster::reply;
 use crate::cluster::scripts::Script;
 
-/// What Redis is like.
+/// The properties of a Redis server.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub struct RedisFinding {
     /// Its name and version: `Redis 7.2.4`.
     pub version: String,
-    /// Whether it has all that nodes ask of it: Redis from 7 on, and any Valkey.
+    /// Whether it has every command that nodes use: Redis from 7 on, and any Valkey.
     pub is_recent: bool,
-    /// Whether it takes no writes.
+    /// Whether it accepts no writes.
     pub is_replica: bool,
     /// The policy by which it throws keys away when its memory is full; none if it keeps them all.
     pub evicts: Option<String>,
     /// Percent of its memory's bound that is used.
     pub memory: Option<u64>,
-    /// What it refuses of what nodes ask, in a sentence each.
+    /// Refusals of commands that nodes use, a sentence each.
     pub refuses: Vec<String>,
-    /// What is away of a Redis Cluster, and why. Nodes run without it.
+    /// The parts of a Redis Cluster that are away, and why. Nodes work without them.
     pub away: Vec<(String, String)>,
     /// How long a message took to come back. None if it was not tried: because of one of the others, or because
     /// the server that was to be tried is away.
@@ -129,8 +129,8 @@ async fn try_everything(
     timeout(PATIENCE, servers.unsubscribe_topics(&[topic])).await?
 }
 
-/// What the topic and the keys have in braces, as a channel's have: one slot for all of them, and on a Redis Cluster
-/// that of the server which is given the script, by the second word of its command.
+/// The hash tag of the probe's topic and keys, as a channel's has one: a single slot, and on a Redis Cluster one of
+/// the server that gets the script.
 fn probe_tag(is_cluster: bool) -> String {
     loop {
         let tag = format!("{{doctor/{:016x}}}", super::random_number());
@@ -240,11 +240,11 @@ fn every_command() -> String {
     text + "try('SPUBLISH', ARGV[1], '')\nreturn refused\n"
 }
 
-/// What the script was refused, a sentence for each reason.
+/// The refused commands of the probe script, a sentence for each reason.
 fn refusals(answer: &Value) -> Vec<String> {
     let refused = reply::as_list(answer).iter().filter_map(reply::as_text);
     let refused: Vec<_> = refused.filter_map(|refused| refused.split_once('\n')).collect();
-    // Whatever has a reason of its own has it for all commands.
+    // A reason that concerns the whole server is reported once for all commands.
     if let Some(reason) = refused.iter().find_map(|(_, words)| refusal_state(words)) {
         return vec![reason.to_owned()];
     }
@@ -266,13 +266,13 @@ fn refusals(answer: &Value) -> Vec<String> {
     sentences
 }
 
-/// Whether a script's error, as Redis or Valkey words it, says that a right to a command, key or channel is missing.
+/// Whether a script's error, in the words of Redis or Valkey, means a missing right to a command, key or channel.
 fn is_of_rights(words: &str) -> bool {
     let signs = ["NOPERM", "The user executing the script can't", "ACL failure in script"];
     signs.iter().any(|sign| words.contains(sign))
 }
 
-/// What keeps Redis from taking any write, by the code of its refusal, and how to mend it.
+/// The reason why Redis accepts no writes, by the code of its refusal, and the remedy.
 fn refusal_state(words: &str) -> Option<&'static str> {
     // Redis puts the code first: `OOM command not allowed …`, `-READONLY You can't write …`.
     let code = words.split(' ').next().unwrap_or_default().trim_start_matches('-');
@@ -337,7 +337,7 @@ const SILENT_TLS: &str = "no answer in three seconds: a firewall drops what is s
 /// The remedy for a refused login.
 const LOGIN: &str = "it refuses the user or the password: correct them in cluster.redis, redis://USER:PASSWORD@HOST";
 
-/// What is wrong, and how to mend it.
+/// The fault and its remedy.
 pub(super) fn sentence(lost: &LinkError, tls: bool) -> String {
     let silent = if tls { SILENT_TLS } else { SILENT };
     let text = match lost {
@@ -366,7 +366,7 @@ pub(super) fn sentence(lost: &LinkError, tls: bool) -> String {
     text.to_owned()
 }
 
-/// Whether Redis does not know a command, or what is asked of it.
+/// Whether Redis does not know a command or subcommand.
 fn is_unknown(error: &RedisError) -> bool {
     // A refusal without a text is taken for one of the other kinds.
     let detail = error.detail().unwrap_or_default();
@@ -410,7 +410,7 @@ fn explain_error(error: &RedisError) -> String {
         ErrorKind::Io if detail.contains("not valid for name") => {
             "its certificate is for another name: use that name in cluster.redis"
         }
-        // What TLS 1.3 and OpenSSL say to whoever shows none.
+        // The errors of TLS 1.3 and OpenSSL for a missing client certificate.
         ErrorKind::Io
             if ["CertificateRequired", "HandshakeFailure"].iter().any(|w| detail.contains(w)) =>
         {

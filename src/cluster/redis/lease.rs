@@ -51,7 +51,7 @@ impl LinkWriter<'_> {
         self.kept.peers.forget_looks();
         self.reregister_lost_topics().await?;
         self.kept.webhook_log.note_link_lost();
-        // What is on its way under the old leases must not arrive behind what is said again.
+        // Commands in flight under the old leases must not arrive after the new registration.
         let mut batch = CommandBatch::new();
         old.iter().for_each(|lease| batch.add_command(self.fence_command(lease), ()));
         batch.add_command(self.look_for_old(), ());
@@ -94,7 +94,7 @@ impl LinkWriter<'_> {
         self.link.connections.extend(self.kept.connections.keys().cloned());
         self.link.changed.extend(self.kept.untold.iter().map(|topic| (topic.clone(), true)));
         self.report_counts().await?;
-        // A link that failed before took nothing, and whoever it was made to may be replaced yet.
+        // Only now: an attempt that failed before confirmed nothing, and its server may still be replaced.
         self.kept.recent.note_link_made();
         self.status.up.store(true, Ordering::Relaxed);
         self.carry_out().await?;
@@ -103,7 +103,7 @@ impl LinkWriter<'_> {
         // Offices go over to the new leases before the old ones are forgotten.
         self.sync_webhook_logs().await?;
         self.link.whole = true;
-        // At once, since somebody may wait for it.
+        // At once, since a request may wait for it.
         self.link.beat = Some(Instant::now());
         self.clear_own_leases(old).await?;
         if !topics.is_empty() {
@@ -112,8 +112,8 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Where other servers have taken over, or some have begun anew, says again what may have been lost with those before.
-    /// What other masters have is no reason to look back: what came meanwhile is later.
+    /// After a failover, or a restart of some servers, registers again what those may have lost. The logs of the
+    /// other masters need no second look: their later entries are newer.
     async fn reregister_lost_topics(&mut self) -> Result<(), LinkError> {
         let runs = self.servers.run_ids().await?;
         let known = &mut self.kept.runs;
@@ -154,7 +154,7 @@ impl LinkWriter<'_> {
         });
         // A topic that is closed meanwhile has no members left to register.
         for (member, place) in own.unwrap_or_default() {
-            // Who is there stays, even if they are more than may come in.
+            // Members that are present stay, even if the channel has more than its limit.
             let (topic, max) = (topic.clone(), usize::MAX);
             self.link.batch.push(LinkRequest::Join { topic, member, max, place });
         }
@@ -181,8 +181,8 @@ impl LinkWriter<'_> {
         self.kept.peers.note_back(tag, self.kept.node, fence);
     }
 
-    /// A node was heard for the first time: notes its leases now. Servers that lose their data before this node's next
-    /// renewal would leave nothing that tells of them.
+    /// A node was received from for the first time: notes its leases now. If servers lose their data before this
+    /// node's next renewal, nothing else would tell of them.
     pub(super) async fn look_at_newcomers(&mut self) -> Result<(), LinkError> {
         if !self.dedup.borrow_mut().take_newcomer() {
             return Ok(());
@@ -216,7 +216,7 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Gives the leases up, so that nobody has to wait for them to lapse.
+    /// Gives the leases up, so that other nodes need not wait until they expire.
     pub(super) async fn give_up_leases(&mut self) -> Result<(), LinkError> {
         self.report_counts().await?;
         self.release_offices().await?;
@@ -227,7 +227,7 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Notes which tags have leases, where there are several servers, so that whoever sees others finds them.
+    /// Notes the tags in use if there are several servers, so that any node finds all leases.
     pub(super) async fn note_tags(&mut self) -> Result<(), LinkError> {
         if !self.servers.is_cluster() {
             return Ok(());
@@ -274,7 +274,7 @@ impl LinkWriter<'_> {
         }
         self.link.reaping = true;
         for mut lease in lapsed {
-            // One that is fenced was counted by whoever did that, and may wait for a master that is away.
+            // A fenced lease is being cleared by the node that fenced it, and may wait for a master that is away.
             if let Some(fenced) = lease.id.strip_prefix('x') {
                 lease.id = fenced.to_owned();
             } else {
@@ -340,7 +340,7 @@ impl LinkWriter<'_> {
             }
         }
         if self.status.clock.set_from(clocks) {
-            // What lasts until a time lasts for less than was thought.
+            // Times until which keys live may be shorter than assumed.
             self.kept.lasting = LogExpiry::default();
         }
         if self.servers.is_cluster() && self.link.beats % OLD_EVERY == 1 {
@@ -421,7 +421,7 @@ impl LinkWriter<'_> {
             topics.into_iter().filter(|topic| topic.channel.kind().is_presence()).collect();
         for some in presence.chunks(MAX_REQUESTS) {
             for topic in some {
-                // What comes meanwhile is a change to what is read, and must not be heard before it.
+                // Envelopes that arrive meanwhile change what is read, and must be handled after it.
                 self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
@@ -432,7 +432,7 @@ impl LinkWriter<'_> {
     }
 }
 
-/// What an answer to a renewal shows.
+/// The meaning of a reply to a renewal.
 enum RenewalResult {
     /// The renewal of the own lease with that tag.
     Own(u16),
@@ -444,7 +444,7 @@ enum RenewalResult {
     Elsewhere(u16),
 }
 
-/// What the key of a fence has.
+/// The content of a fence's key.
 fn fence_of(fields: Value) -> FenceReply {
     // A key that is not there yet is a fence without leases.
     FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), fields])).unwrap_or_default()

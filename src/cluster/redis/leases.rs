@@ -31,12 +31,12 @@ impl Lease {
     }
 }
 
-/// What stands for a node in front of its leases.
+/// The prefix of a node's leases.
 pub(super) fn node_of(node: u64) -> String {
     format!("{:08x}", (node ^ (node >> 32)) as u32)
 }
 
-/// What was seen of the leases of all nodes.
+/// The state of other nodes' leases.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     /// How it was last, and how many looks ago that was new.
@@ -52,7 +52,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// What was seen before says nothing of now: the link was lost, and others may have lost theirs.
+    /// Earlier observations say nothing after a lost link: other nodes may have lost theirs, too.
     pub(super) fn forget_looks(&mut self) {
         self.seen.values_mut().for_each(|(_, looks)| *looks = 0);
     }
@@ -74,7 +74,7 @@ impl Peers {
         strangers: Instant,
         until: Instant,
     ) {
-        // What this node held it says again itself.
+        // This node registers its own state by itself.
         let own = node_of(own);
         let there = self.seen.keys().filter(|lease| lease.tag == tag || lease.tag == UNFENCED);
         let nodes = there.filter_map(|lease| lease.id.get(..8)).filter(|node| *node != own);
@@ -83,7 +83,7 @@ impl Peers {
         self.until = self.until.max(Some(until));
     }
 
-    /// Who is back on a server that has lost its data: some have said all they hold, others are about to.
+    /// Notes which nodes are back on a server that lost its data, and whether they have registered everything.
     pub(super) fn note_back(&mut self, tag: u16, own: u64, fence: &FenceReply) {
         let own = node_of(own);
         if let Some(missing) = self.missing.get_mut(&tag) {
@@ -110,13 +110,13 @@ impl Peers {
         nodes.chain(seen).filter(|node| *node != own).collect()
     }
 
-    /// Whether anything is missing that was held.
+    /// Whether state that was held is still missing.
     pub(super) fn is_missing(&self) -> bool {
         self.until.is_some()
     }
 
-    /// Whether nothing is missing any more, which is said once. Until then a member that Redis
-    /// lacks is not taken for gone.
+    /// Whether everything is registered again; true once. Until then a member that Redis lacks is not taken as
+    /// gone.
     pub(super) fn is_restored(&mut self) -> bool {
         let is_past = |time: Option<Instant>| time.is_some_and(|time| time <= Instant::now());
         let are_all_back = is_past(self.strangers) && self.missing.values().all(HashSet::is_empty);
@@ -131,7 +131,7 @@ impl Peers {
     /// Takes what one look showed of the leases on one server; those that have lapsed.
     pub(super) fn note_leases(&mut self, tag: u16, shown: Vec<(String, String)>) -> Vec<Lease> {
         let there: HashSet<&str> = shown.iter().map(|(id, _)| id.as_str()).collect();
-        // One that is gone was given up or cleared, and is nobody's to watch.
+        // A lease that is gone was given up or cleared, and need not be watched.
         self.seen.retain(|lease, _| lease.tag != tag || there.contains(lease.id.as_str()));
         let mut lapsed = Vec::new();
         for (id, value) in shown {

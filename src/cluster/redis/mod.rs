@@ -94,7 +94,7 @@ pub struct LinkSettings {
     pub urls: Vec<String>,
     /// How TLS is spoken to those of them that want it.
     pub tls: Arc<RedisTls>,
-    /// What the names of all keys and topics begin with.
+    /// The prefix of all keys and topics.
     pub prefix: String,
     /// How long a node may be silent before others clear away what it held.
     pub lease: Duration,
@@ -102,7 +102,7 @@ pub struct LinkSettings {
     pub max_age: Duration,
     /// Events of each channel that Redis keeps for nodes whose link dropped; 0: none.
     pub replay: usize,
-    /// Who looks at whether it is up.
+    /// Reports whether the link is up.
     pub console: Arc<Console>,
 }
 
@@ -169,7 +169,7 @@ impl fmt::Display for LinkError {
 }
 
 impl LinkError {
-    /// What an error says that a command was answered with.
+    /// The kind of an error that Redis answered a command with.
     fn of_server(error: &redis::ServerError) -> Self {
         match error.code() {
             "FENCED" => Self::Lapsed,
@@ -205,27 +205,27 @@ struct PendingPublish {
     publish: OutgoingEvent,
 }
 
-/// What outlives a lost link.
+/// State that survives a lost link.
 #[derive(Debug)]
 struct LinkState {
     /// This node's number in envelopes.
     node: u64,
-    /// The node was told to stop, which outlives the link that it was told over.
+    /// Whether the node was told to stop.
     stopping: bool,
     /// The last serial that was given.
     serial: u64,
     /// Publishes that Redis has not confirmed, in order.
     held: VecDeque<PendingPublish>,
-    /// What waits longer than events may, and is said before them.
+    /// Publishes beyond the age limit that must not be dropped; sent first.
     urgent: Vec<PendingPublish>,
-    /// What waits for something of a Redis Cluster that is away, and what is.
+    /// Publishes for parts of a Redis Cluster that are away.
     stranded: VecDeque<PendingPublish>,
     away: AwayParts,
-    /// What clients hold that may come back, until Redis has it.
+    /// States of resumable clients that Redis does not have yet.
     parked: ParkedClients,
-    /// Channels whose sums have changed and could not be told, since their masters were away.
+    /// Channels whose counts have changed but could not be announced.
     untold: HashSet<Topic>,
-    /// What Redis took within the last seconds, and the runs of its servers that did.
+    /// Publishes that Redis confirmed within the last seconds, and the runs of its servers at that time.
     recent: RecentPublishes,
     /// The run id of each server, which changes when it restarts.
     runs: BTreeMap<HostPort, String>,
@@ -239,13 +239,13 @@ struct LinkState {
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, as the last link had them.
     leases: Vec<Lease>,
-    /// Those that were cleared last: a server that takes over may not have heard of it.
+    /// Leases that were cleared last: after a failover a server may still have them.
     cleared: VecDeque<Lease>,
     /// The leases of other nodes.
     peers: Peers,
     /// Since when each server had its data, as was last seen; to know if it has lost it.
     epochs: HashMap<u16, u64>,
-    /// What there is to say for webhooks.
+    /// Entries for the webhook logs.
     webhook_log: WebhookLog,
     /// When other nodes will have had the time to come back from what took this node's link, and those that are
     /// silent still are dead.
@@ -266,7 +266,7 @@ pub struct RedisDriver {
     far: LinkDriver,
     kept: LinkState,
     dedup: RefCell<Deduplicator>,
-    /// What the log was told of that the link was made without last.
+    /// The parts that the log last named as away.
     told_away: Vec<String>,
 }
 
@@ -339,7 +339,7 @@ impl RedisDriver {
             if was_up {
                 let why = format!("the link to Redis is down: {lost}");
                 self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
-                // What is asked from now on is answered from what is known here.
+                // Queries are answered with local knowledge from now on.
                 let _ = self.far.events.send(LinkEvent::Down).await;
             }
             let is_at_once = has_lasted || matches!(lost, LinkError::Back(_));
@@ -443,14 +443,14 @@ impl RedisDriver {
             () = reader.run() => LinkError::Deaf,
             () = self.address.wait_replaced() => LinkError::Replaced,
         };
-        // What was cut off in between is read again.
+        // Pushes that were lost in between are read from the logs later.
         reader.finish().await;
         writer.recover_unacked().await;
         self.far.status.away.store(Arc::default());
         lost
     }
 
-    /// What the link is made without goes on as if Redis were away; told once, however often it is made so.
+    /// Logs the parts that the link was made without, once, however often it is made.
     fn report_away(&mut self) {
         let away = self.kept.away.describe();
         let names = away.iter().map(|(part, _)| part.clone()).collect();

@@ -11,7 +11,7 @@ use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{LinkEvent, LinkRequest, LinkStatus, OfflineFallback};
 use crate::cluster::topics::{TopicEntry, Topics};
 
-/// What it takes to carry them out.
+/// The state that local handling needs.
 pub(super) struct OfflineRequests<'a> {
     /// State that survives a lost link.
     pub(super) kept: &'a mut LinkState,
@@ -67,7 +67,7 @@ impl OfflineRequests<'_> {
 }
 
 impl LinkWriter<'_> {
-    /// Carries out an order that belongs to what is away. What comes of it outlives the link until it is handed on.
+    /// Handles a request whose owner is away. Its result survives the link until it is handed out.
     pub(super) fn carry_out_alone(&mut self, request: LinkRequest) {
         let is_publish = matches!(request, LinkRequest::Publish(_));
         let offline = OfflineRequests {

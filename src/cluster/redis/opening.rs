@@ -18,13 +18,13 @@ pub(super) const REOPENED: usize = 256;
 pub(super) struct TopicOpening {
     /// The topic that is being opened.
     pub(super) topic: Topic,
-    /// Who is present, on presence channels.
+    /// The members, on presence channels.
     pub(super) loaded: Option<LoadedRoster>,
     /// With which event it is, and the version of the last that was sent.
     pub(super) cached: Option<(RetainedEvent, MessageId, u64)>,
     /// The place after which it has missed events, unless it has caught up.
     pub(super) after: Option<u64>,
-    /// What was published while nobody listened here.
+    /// Events that were published while the topic was not subscribed to.
     pub(super) missed: Option<MissedEntries>,
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How long there is no other line about an outage.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What of one outage was told.
+/// State of the current outage in the log.
 #[derive(Debug, Default)]
 pub(super) struct OutageLog {
     /// A Redis that comes and goes would otherwise fill the log.
@@ -16,7 +16,7 @@ pub(super) struct OutageLog {
 }
 
 impl OutageLog {
-    /// Whether there is to be a line now, and how many tries had none since the last.
+    /// Whether a line is due, and how many attempts had none since the last.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<u64> {
         if self.last_told.is_some_and(|told| now.duration_since(told) < PAUSE) {
             self.untold += 1;

@@ -1,15 +1,15 @@
-//! What clients hold that may come back, until Redis has it: of each the last that was said, and of each app so many
-//! bytes. How Redis is told is in `clients.rs`.
+//! States of resumable clients that Redis does not have yet: the latest of each client, within a limit for each
+//! app. `clients.rs` sends them.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::app::AppId;
 use crate::cluster::clients::Parked;
 
-/// What of an app may wait. Beyond it more is not kept: whoever comes back is told of a gap then.
+/// Bytes that may wait for each app. Beyond that no more is kept, and a client that reconnects gets gaps.
 const MAX_BYTES: usize = 16 << 20;
 
-/// What a client takes beside its record.
+/// Bytes of a waiting state beside its record.
 const PARKED_BYTES: usize = 2 * size_of::<Parked>() + 64;
 
 /// A client's app, and the key of its token.
@@ -18,7 +18,7 @@ type ClientName = (AppId, String);
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct ParkedClients {
-    /// In the order in which they are told.
+    /// In the order in which they are sent.
     order: VecDeque<ClientName>,
     /// The latest state of each client.
     by_name: HashMap<ClientName, Parked>,
@@ -48,7 +48,7 @@ impl ParkedClients {
         }
     }
 
-    /// Those that wait, the first first, of the apps of which Redis can be told.
+    /// The waiting states of apps that Redis can be reached for, oldest first.
     pub(super) fn iter(
         &self,
         can_be_told: impl Fn(&AppId) -> bool,

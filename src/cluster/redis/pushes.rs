@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::slots;
 use crate::cluster::reply;
 
-/// What is known of subscriptions that end.
+/// Subscriptions that have ended because their slot moved.
 #[derive(Default)]
 pub(super) struct SlotMoves {
     /// Those that this node is ending, and how many times.
@@ -38,8 +38,8 @@ impl PushStream {
         Self { pushes, moves }
     }
 
-    /// The next message; `None` once a connection has ended.
-    /// Of all connections together; one that breaks ends the link, since nobody could say what was missed on it.
+    /// The next message of any connection; `None` once one has ended. One that breaks ends the link, since messages
+    /// on it were lost.
     pub(super) async fn next_push(&mut self) -> Option<Msg> {
         loop {
             let push = self.pushes.recv().await?;

@@ -30,7 +30,7 @@ pub(super) async fn answer_query(
     (trust, node, question): (EnvelopeTrust<'_>, u64, LinkQuery),
 ) -> Result<Option<LinkReply>, LinkError> {
     let keys = trust.keys;
-    // What is known here is answered instead.
+    // Local knowledge answers instead.
     if servers.is_partial() && is_about_away(servers, keys, &question) {
         return Ok(None);
     }
@@ -172,7 +172,7 @@ fn read_channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupanc
     reply::hash_pairs(all).into_iter().filter_map(one).collect()
 }
 
-/// Whether a question is about something that is away: about counts of an app, or a channel's own.
+/// Whether the owner of the queried keys is away.
 fn is_about_away(servers: &RedisConnections, keys: &RedisKeys, question: &LinkQuery) -> bool {
     let is_app_away = |app: &AppId| servers.is_away(&keys.app_key(app, 't'));
     let is_away = |topic: &Topic| servers.is_away(&keys.topic_name(topic));

@@ -24,7 +24,7 @@ use crate::protocol::channel::ChannelName;
 
 /// The listening half.
 pub(super) struct LinkReader<'a> {
-    /// What Redis pushes (RESP3), on a connection that commands do not use.
+    /// The pushes of Redis (RESP3), on connections without commands.
     pub(super) stream: PushStream,
     pub(super) keys: &'a RedisKeys,
     /// Which envelopes are believed.
@@ -36,7 +36,7 @@ pub(super) struct LinkReader<'a> {
     pub(super) clock: &'a RedisClock,
     /// Shared with the other tasks of the link, which run on one thread.
     pub(super) dedup: &'a RefCell<Deduplicator>,
-    /// What is to be handed on.
+    /// The next event to hand out.
     pub(super) next: Option<(LinkEvent, Msg, MessageId)>,
 }
 
@@ -49,8 +49,7 @@ impl LinkReader<'_> {
         }
     }
 
-    /// Hands on what has come in already although the link is lost. What its server loses with its data nobody could read
-    /// again.
+    /// Hands out what was received before the link was lost. A server that has lost its data could not replay it.
     pub(super) async fn finish(&mut self) {
         while self.forward_all().await {
             let Some(message) = self.stream.next_waiting() else { return };
@@ -75,8 +74,8 @@ impl LinkReader<'_> {
         }
     }
 
-    /// Hands on what was taken in. Where the link is lost meanwhile it is still there, and none behind it is handed on
-    /// before it. Whether somebody takes it.
+    /// Hands out received events. An event stays first if the link is lost meanwhile, so that none overtakes it.
+    /// Returns whether the node still takes them.
     async fn forward_all(&mut self) -> bool {
         if self.next.is_none() {
             return true;
@@ -135,8 +134,8 @@ impl LinkReader<'_> {
     }
 }
 
-/// What an envelope is to a node: nothing, if it knows it already. `late` is the time of Redis where it may have
-/// been sent while the node did not hear it.
+/// The event that an envelope means to this node; `None` for a duplicate. `late` is Redis's clock if the envelope
+/// may have been sent while this node was disconnected.
 pub(super) fn event_of(
     keys: &RedisKeys,
     node: u64,
@@ -176,14 +175,14 @@ pub(super) fn event_of(
     }
 }
 
-/// What all nodes are to do.
+/// The event for a request to all nodes.
 fn request_of(envelope: Envelope, late: Option<&RedisClock>) -> Option<LinkEvent> {
     let (node, place) = (envelope.origin, envelope.log_place());
     let on_its_way =
         // Zero if the envelope has no place or Redis's time is not known yet: no delay is reported then.
         late.zip(place).map(|(clock, place)| clock.elapsed_since(place)).unwrap_or_default();
     let asked = |waited: u64| {
-        // Where that is before this machine was started, nobody was connected.
+        // A moment before this machine started had no connections.
         Instant::now().checked_sub(Duration::from_micros(waited).saturating_add(on_its_way))
     };
     Some(match envelope.body {

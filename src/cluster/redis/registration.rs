@@ -40,8 +40,7 @@ impl RedisConnections {
         Ok(fences)
     }
 
-    /// What tells each server's run from all others, before and after it began anew. Of a Redis Cluster's servers of those
-    /// alone that have slots.
+    /// The run id of each server, which changes with a restart. In a Redis Cluster, only of servers with slots.
     pub(super) async fn run_ids(&self) -> Result<BTreeMap<HostPort, String>, LinkError> {
         let mut runs = BTreeMap::new();
         for (place, server) in self.servers.iter().enumerate() {
@@ -57,7 +56,7 @@ impl RedisConnections {
         Ok(runs)
     }
 
-    /// What a server answers; where it is one of several, the others can do without it.
+    /// Asks a server. If it is one of several, a failure does not concern the others.
     async fn ask<T>(
         &self,
         server: &RedisServer,
@@ -76,7 +75,7 @@ impl RedisConnections {
     async fn register_lease(&mut self, place: u16, tag: u16) -> Result<FenceReply, LinkError> {
         let lease = Lease::new(self.node, tag);
         let key = self.keys.fence_key(tag);
-        // Noted first: it may be registered although nobody hears the answer.
+        // Noted first: it may be registered although the reply is lost.
         self.leases.push(lease.clone());
         let register = register_lease(key, &lease.id);
         let Some(server) = self.server_at(place) else { return Err(LinkError::Uncovered) };
@@ -88,8 +87,8 @@ impl RedisConnections {
         FenceReply::parse_reply(&answer).ok_or(LinkError::Unexpected)
     }
 
-    /// The key of a server's lease is not there any more: looks who has which slots, and takes another lease.
-    /// What was held under the old one is said again with the slots that have moved.
+    /// The key of a server's lease is gone: reads the slots' owners again, and takes another lease. State under the
+    /// old lease is registered again for the moved slots.
     pub(super) async fn move_lease(&mut self, place: u16) -> Result<(), LinkError> {
         let Some(server) = self.server_at(place) else { return Err(LinkError::Uncovered) };
         let ranges =

@@ -26,7 +26,7 @@ const OTHERS_PATIENCE: Duration = Duration::from_millis(250);
 /// How often one of them, each in its turn, is asked whether the master is still the same.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
-/// Where Sentinels listen unless told otherwise.
+/// The usual port of Sentinels.
 const SENTINEL_PORT: u16 = 26_379;
 
 /// Sentinels, and the name of what they watch over.
@@ -35,9 +35,9 @@ pub(super) struct Sentinels {
     sentinels: Vec<Client>,
     /// Of the master, as the Sentinels know it.
     name: String,
-    /// What stands in front of a server's host in its URL, and behind its port.
+    /// The part of a server's URL before its host, and behind its port.
     head: String,
-    /// What stands behind host and port in the URL of the master.
+    /// The part of the master's URL behind host and port.
     tail: String,
     /// Certificates for connections to Sentinels and masters.
     tls: Arc<RedisTls>,
@@ -60,8 +60,8 @@ fn invalid_url(problem: &'static str) -> RedisError {
     (ErrorKind::InvalidClientConfig, problem).into()
 }
 
-/// The master by the latest election that any Sentinel has heard of; where they differ about that one, as while it is
-/// going on, by most of them.
+/// The master by the latest election that any Sentinel knows. If Sentinels differ about that election, because it
+/// is under way, the majority counts.
 fn latest(named: &[Nomination]) -> Option<HostPort> {
     let last = named.iter().map(|(_, election)| *election).max()?;
     let mut votes: Vec<(&HostPort, usize)> = Vec::new();
@@ -130,7 +130,7 @@ impl Sentinels {
         self.sentinels.iter()
     }
 
-    /// What they call the master.
+    /// The name of the master at the Sentinels.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -151,7 +151,7 @@ impl Sentinels {
         Ok(client)
     }
 
-    /// The master that most of them name; `None` if nobody names one.
+    /// The master that most Sentinels name; `None` if none names one.
     async fn ask_all(&self) -> Option<HostPort> {
         let mut answers: FuturesUnordered<_> =
             self.sentinels.iter().map(|sentinel| self.ask_election(sentinel)).collect();
@@ -216,7 +216,7 @@ impl Sentinels {
             for (sentinel, kept) in self.sentinels.iter().zip(&mut kept) {
                 sleep(ASKED_EVERY).await;
                 let said = self.ask_sentinel(sentinel, kept).await;
-                // It may be the one that has not heard of the last election yet.
+                // It may not know the latest election yet.
                 if said.is_some()
                     && said != self.master
                     && self.ask_all().await.is_some_and(|master| Some(master) != self.master)

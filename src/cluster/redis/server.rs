@@ -50,7 +50,7 @@ impl From<ScriptCall> for LeasedCommand {
 }
 
 impl LeasedCommand {
-    /// Whether Redis refuses it where this node's lease has lapsed.
+    /// Whether Redis refuses it once this node's lease has expired.
     pub(super) fn is_fenced(&self) -> bool {
         self.script.is_some_and(Script::is_fenced)
     }
@@ -98,7 +98,7 @@ impl RedisServer {
                 return Err(LinkError::Redis(error.into()));
             }
         }
-        // What a server says of itself comes in on the newer protocol alone.
+        // Pushes need RESP3.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let listening = tls
             .client(info.set_redis_settings(settings))?

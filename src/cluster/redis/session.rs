@@ -40,20 +40,19 @@ use crate::protocol::member::{Member, UserId};
 /// Large enough that a round trip is shared by many, small enough that a lease is renewed in between.
 pub(super) const MAX_REQUESTS: usize = 1024;
 
-/// How often changed counts are told, at most; the first of a while at once.
-/// Subscribers are told a number, not each change of it.
+/// The shortest interval between announcements of counts; the first after a pause is sent at once. Subscribers get
+/// the current number, not each change.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
-/// How long a topic that nobody holds is kept, since whoever left often comes back.
-/// Closing and opening again would be two round trips and a look at the log.
+/// How long a topic without subscribers stays open, since clients often return. Closing and reopening would cost
+/// two round trips and a read of the log.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A channel, or an app's connections, with how many there are here and who wants to know of all.
 pub(super) type CountUpdate = (Option<ChannelName>, usize, CountInterest);
 
-/// The half that gives commands.
-/// Borrowed from what outlives a link; only [`WriterState`] is of this one. What belongs to one subject has its
-/// methods in that subject's file.
+/// The half that sends commands. It borrows state that survives a link; only [`WriterState`] belongs to this one.
+/// The methods of each subject are in that subject's file.
 pub(super) struct LinkWriter<'a> {
     /// To all servers of Redis.
     pub(super) servers: RedisConnections,
@@ -62,7 +61,7 @@ pub(super) struct LinkWriter<'a> {
     /// Limits and intervals from the settings.
     pub(super) settings: &'a LinkSettings,
     pub(super) keys: &'a RedisKeys,
-    /// What this node takes part in, shared with the workers.
+    /// The topics of this node, shared with the workers.
     pub(super) topics: &'a Topics,
     /// Seals what is sent.
     pub(super) seals: &'a EnvelopeSeals,
@@ -83,7 +82,7 @@ pub(super) struct LinkWriter<'a> {
     pub(super) dedup: &'a RefCell<Deduplicator>,
 }
 
-/// What lasts as long as the link.
+/// State of one link.
 #[derive(Debug, Default)]
 pub(super) struct WriterState {
     /// Orders that are being carried out.
@@ -104,7 +103,7 @@ pub(super) struct WriterState {
     pub(super) whole: bool,
     /// When it was looked last whether what others held is there again.
     pub(super) looked: LastRun,
-    /// What becomes of orders that belong to what is away, to be handed on.
+    /// Results of requests whose owner is away, to be handed out.
     pub(super) alone: Vec<LinkEvent>,
     /// Looks at what is away.
     pub(super) looking: Option<JoinHandle<Vec<AwayPart>>>,
@@ -112,7 +111,7 @@ pub(super) struct WriterState {
     pub(super) looked_away: LastRun,
     /// Lapsed leases are being cleared.
     pub(super) reaping: bool,
-    /// Topics that nobody holds, since when.
+    /// Topics without subscribers, and since when.
     pub(super) idle: HashMap<Topic, Instant>,
     /// Topics that may have missed something for good.
     pub(super) gaps: usize,
@@ -136,7 +135,7 @@ impl LastRun {
     }
 }
 
-/// What an answer is for.
+/// The purpose of a reply.
 pub(super) enum ExpectedReply {
     /// A number, whichever.
     Done,
@@ -159,7 +158,7 @@ pub(super) enum ExpectedReply {
     Missed {
         opening: usize,
     },
-    /// The leases that there are, for whoever waits for all nodes to answer a request.
+    /// The living leases, for a request that all nodes must answer.
     Living {
         request: u64,
     },
@@ -167,7 +166,7 @@ pub(super) enum ExpectedReply {
     Parked {
         app: AppId,
     },
-    /// What the first of the clients that wait for their answer has missed.
+    /// The missed events of the first waiting client.
     Replayed,
     /// How many clients were forgotten, and how many are left.
     Swept {
@@ -181,8 +180,7 @@ pub(super) enum ExpectedReply {
 }
 
 impl LinkWriter<'_> {
-    /// Carries out orders until the link is lost.
-    /// There is always a reason for the end; being told to stop is one.
+    /// Handles requests until the link is lost. The returned error is the reason; being told to stop is one.
     pub(super) async fn run(&mut self) -> LinkError {
         match self.work_loop().await {
             Ok(()) => LinkError::Stopped,
@@ -212,7 +210,7 @@ impl LinkWriter<'_> {
                         return self.give_up_leases().await;
                     }
                     if !self.link.changed.is_empty() && self.link.counted.elapsed() >= COUNT_EVERY {
-                        // What was only asked for once in a while is told at once.
+                        // Counts that are only announced periodically are sent at once.
                         self.report_counts().await?;
                     }
                 }
@@ -237,7 +235,7 @@ impl LinkWriter<'_> {
         Envelope { origin, serial, version: 0, sent: now_us(), told, whisper, again, body }
     }
 
-    /// What a script is given of an envelope for a topic, which has no serial since its version says it all.
+    /// The parts of an envelope for a script. It has no serial, since the script gives it a version.
     pub(super) fn sealed_parts(&self, topic: &Topic, body: EnvelopeBody) -> EnvelopeParts {
         let envelope = self.new_envelope(0, false, body);
         self.seals.sealed_parts(&topic.app, &self.keys.topic_name(topic), &envelope)
@@ -248,9 +246,9 @@ impl LinkWriter<'_> {
         parts.chars().map(|part| self.keys.channel_key(topic, part)).collect()
     }
 
-    /// Carries out what is in the batch, and sends publishes that wait.
-    /// The order within a round trip is: topics are subscribed to, then publishes and joins are sent, then the
-    /// topics are read. So a subscriber finds in the log whatever it did not hear, and nothing twice.
+    /// Handles the batch, and sends queued publishes. The order within a round trip: topics are subscribed to,
+    /// publishes and joins are sent, then topics are read. So a new subscriber finds in the log whatever it did not
+    /// receive, and nothing twice.
     pub(super) async fn carry_out(&mut self) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let mut questions = Vec::new();
@@ -296,7 +294,7 @@ impl LinkWriter<'_> {
         self.link.batch = unsure;
         self.forward_offline().await?;
         self.open_topics(&opened).await?;
-        // What was published before a topic was opened is there when it is read.
+        // Publishes from before a topic was opened are in its log when it is read.
         let up = self.status.up.load(Ordering::Relaxed);
         let (held, bytes) = if up { self.add_publishes(&mut batch) } else { (0, 0) };
         let mut openings = self.load_topics(&mut batch, opened);
@@ -350,7 +348,7 @@ impl LinkWriter<'_> {
         batch.add_command(leave, ExpectedReply::Done);
     }
 
-    /// Everybody who has a lease now has to answer; who comes later was not told.
+    /// Every node with a lease now must answer; nodes that start later did not get the request.
     async fn take_living(&self, request: u64, value: Value) -> Result<(), LinkError> {
         let fence = FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), value]));
         let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
@@ -436,8 +434,8 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Ends the part in topics that nobody has held for a while: not more at once than leave time for orders and for
-    /// renewing leases.
+    /// Closes topics that were idle for a while: not more at once than leave time for requests and for renewing
+    /// leases.
     async fn close_idle(&mut self) -> Result<(), LinkError> {
         let old = |since: &Instant| since.elapsed() >= LINGER;
         let idle = self.link.idle.extract_if(|_, since| old(since)).take(MAX_REQUESTS);
@@ -461,7 +459,7 @@ impl LinkWriter<'_> {
         if questions.is_empty() {
             return Ok(());
         }
-        // Whoever asks sees what it was told before.
+        // The caller sees the counts that were sent before.
         self.report_counts().await?;
         for (question, asker) in questions {
             if let LinkQuery::Channel(topic) = &question {

@@ -7,7 +7,7 @@ use crate::cluster::reply;
 /// Slots of a Redis Cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// What a server says of a script that needs a key which another keeps.
+/// The error of a script that needs a key of another server.
 const NOT_LOCAL: &str = "attempted to access a non local key";
 
 /// Host and port of a server.
@@ -71,8 +71,8 @@ pub(super) fn owner_of_tag(slots: &[u16], tag: u16) -> u16 {
     slots.get(usize::from(slot)).copied().unwrap_or_default()
 }
 
-/// Who has which slots: first and last with the master's address, by `CLUSTER SLOTS`. An address without a
-/// host is at the one that was asked.
+/// The owners of slots by `CLUSTER SLOTS`: first and last slot, and the master's address. An address without a host
+/// is that of the server that was asked.
 pub(super) fn slot_ranges(value: &Value, asked: &str) -> Vec<(u16, u16, HostPort)> {
     let range = |range: &Value| {
         let [first, last, master, ..] = reply::as_list(range) else { return None };

@@ -20,7 +20,8 @@ fn shift_bytes(from: &AtomicUsize, to: &AtomicUsize, bytes: usize) {
     to.fetch_add(bytes, Ordering::Relaxed);
 }
 
-/// Takes out what has waited too long. What must not be forgotten goes into `urgent`; the bytes of that, and of the rest.
+/// Removes publishes beyond the age limit. Urgent ones move to `urgent`. Returns the bytes of those, and of the
+/// dropped ones.
 fn take_old(
     queue: &mut VecDeque<PendingPublish>,
     urgent: &mut Vec<PendingPublish>,
@@ -29,7 +30,7 @@ fn take_old(
     let (mut kept, mut dropped) = (0, 0);
     while let Some(held) = queue.pop_front_if(|held| held.since.elapsed() > max_age) {
         let bytes = held.publish.queued_bytes();
-        // A right that was taken back stays so, however late others hear of it.
+        // A withdrawal must reach the other nodes however late.
         if held.publish.is_urgent() && held.since.elapsed() <= URGENT_AGE {
             kept += bytes;
             urgent.push(held);
@@ -56,8 +57,8 @@ impl LinkState {
         shift_bytes(&status.stranded, &status.queued, kept);
     }
 
-    /// The link is made, but not to what these wait for. What was taken there last may have been lost, and is said again
-    /// too, before what came later.
+    /// Sets publishes aside whose owner is away. The owner's last confirmed publishes may be lost, and are sent
+    /// again before later ones.
     pub(super) fn strand_away(
         &mut self,
         servers: &RedisConnections,
@@ -100,7 +101,7 @@ impl LinkState {
         self.stranded.push_back(held);
     }
 
-    /// The link is lost: all waits together again. What was stranded came first.
+    /// After a lost link all publishes wait together again; those that were set aside come first.
     pub(super) fn gather_stranded(&mut self, status: &LinkStatus) {
         for held in std::mem::take(&mut self.stranded).into_iter().rev() {
             shift_bytes(&status.stranded, &status.queued, held.publish.queued_bytes());

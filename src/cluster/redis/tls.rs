@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tracing::warn;
 
-/// What a PEM text begins with; anything else is the path of a file.
+/// The beginning of a PEM text; anything else is the path of a file.
 const PEM: &str = "-----BEGIN";
 
 /// How connections to Redis are secured.
@@ -27,7 +27,7 @@ pub struct RedisTls {
     last: Mutex<Option<TlsCertificates>>,
 }
 
-/// What there is to read: each the path of a PEM file, or such a text itself; empty: nothing.
+/// The certificates to load: each the path of a PEM file or a PEM text; empty for none.
 #[derive(Clone, Default)]
 pub struct TlsSources {
     /// `cluster.tls.ca`: a file, or the text of one.
@@ -43,7 +43,7 @@ pub struct TlsSources {
 pub struct UnusableTlsFile {
     /// The setting to correct.
     pub setting: &'static str,
-    /// What could not be used.
+    /// The file that could not be used.
     pub file: PathBuf,
     /// Why it could not be used.
     pub error: io::Error,

@@ -1,5 +1,5 @@
-//! What was received on one topic: the last place in its log, and the last serials of each sender, by which duplicates
-//! are recognised. `dedup.rs` decides when a topic is opened, catches up, or is forgotten.
+//! Envelopes received on one topic: the last place in its log, and the last serials of each sender, by which
+//! duplicates are recognised. `dedup.rs` decides when a topic is opened, catches up, or is forgotten.
 
 use std::collections::VecDeque;
 
@@ -14,33 +14,33 @@ pub(super) const SENDERS: usize = 256;
 /// Serials of one sender that are remembered for one topic.
 pub(super) const SERIALS: usize = 128;
 
-/// What was heard on one topic.
+/// State of one topic.
 #[derive(Debug, Default)]
 pub(super) struct TopicSenders {
     /// The place of the last event; `None` before the topic was first subscribed to.
     pub(super) place: Option<u64>,
     /// When it was about to be, by the clock of Redis, which gives the places.
     pub(super) since: u64,
-    /// When the subscription was known to hold, by the same clock; `None` where it was taken part in without Redis first,
-    /// so that everything since then is to be heard.
+    /// When the subscription was known to hold, by Redis's clock. `None` if the topic was joined while Redis was
+    /// away: then everything since counts as new.
     pub(super) opened: Option<u64>,
     /// The last serial of this node's own that came back to it.
     pub(super) own: u64,
     /// Each sender with its last serials.
     pub(super) senders: Vec<(u64, RecentSerials)>,
-    /// What came since the topic was last subscribed to, until it has caught up.
+    /// Envelopes that arrived since the topic was subscribed to, until it has caught up.
     pub(super) waiting: Option<VecDeque<Envelope>>,
     /// Since when it may have missed something.
     pub(super) offline_since: Option<Instant>,
 }
 
-/// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and what it sends
-/// again after a lost link is the last that it sent: so what is older than all of many has been heard.
+/// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and repeats its
+/// last ones after a lost link. So a serial older than all of these was received.
 #[derive(Debug, Default)]
 pub(super) struct RecentSerials(VecDeque<u64>);
 
 impl RecentSerials {
-    /// One that is older than all that are remembered counts as heard.
+    /// A serial older than all remembered ones counts as received.
     fn contains_serial(&self, serial: u64) -> bool {
         let is_older = self.0.len() == SERIALS && self.0.front().is_some_and(|old| serial < *old);
         is_older || self.0.binary_search(&serial).is_ok()
@@ -71,7 +71,7 @@ impl TopicSenders {
         serial != 0 && of_it.any(|(_, recent)| recent.contains_serial(serial))
     }
 
-    /// Whether something was heard that the sender said later.
+    /// Whether a later envelope of the sender was received.
     pub(super) fn knows_later(&self, origin: u64, serial: u64) -> bool {
         let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
         of_it.any(|(_, recent)| recent.last().is_some_and(|last| last > serial))

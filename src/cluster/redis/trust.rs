@@ -12,7 +12,7 @@ use crate::cluster::keys::{RedisKeys, TopicName};
 use crate::cluster::link::LinkMetrics;
 use crate::cluster::seal::{self, EnvelopeSeals};
 
-/// What it takes to believe an envelope.
+/// The state that decides whether an envelope is accepted.
 #[derive(Clone, Copy)]
 pub(super) struct EnvelopeTrust<'a> {
     /// By which an app's own envelopes are known.
@@ -24,8 +24,8 @@ pub(super) struct EnvelopeTrust<'a> {
 }
 
 impl EnvelopeTrust<'_> {
-    /// Whether an envelope that came on a topic, or was read for it, is a node's of this cluster, which is counted if
-    /// it is not. One without a seal is that of a node which knows none, if there is one.
+    /// Whether an envelope belongs to a node of this cluster; if not, it is counted. One without a seal is accepted
+    /// only while nodes of an older version exist.
     pub(super) fn is_believed(&self, name: &str, envelope: &Envelope, bytes: &[u8]) -> bool {
         let believed = match (self.keys.parse_topic(name), &envelope.body) {
             (Some(TopicName::Topic { app, .. }), _) => {

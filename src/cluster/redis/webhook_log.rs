@@ -23,13 +23,13 @@ use crate::cluster::scripts::webhook_log::{
 };
 use crate::cluster::webhook_log::{AppHooks, AppLog, LogBatch, LogRequest, MOST_LOGGED};
 
-/// What one script is told of, or reads.
+/// Most entries that one script writes or reads.
 const MAX_ENTRIES: usize = 1000;
 
 /// How often the log is looked at by who has the office, when nothing has been in it for a while.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// For how long after there was something to do it is looked at as often as counts are told.
+/// How long after an entry a log is read as often as counts are announced.
 const BUSY: Duration = Duration::from_secs(10);
 
 impl LinkState {
@@ -81,7 +81,7 @@ impl LinkWriter<'_> {
         self.write_logs().await
     }
 
-    /// Gives up the offices that this node has, so that nobody has to wait for them to lapse.
+    /// Gives up this node's offices, so that other nodes need not wait until they expire.
     pub(super) async fn release_offices(&mut self) -> Result<(), LinkError> {
         self.write_logs().await?;
         let apps =
@@ -90,7 +90,7 @@ impl LinkWriter<'_> {
         self.read_logs(apps, true).await
     }
 
-    /// Subscribes to what wakes whoever tells an app's webhooks, for all apps that have some.
+    /// Subscribes to the wake-up topics of all apps with webhooks.
     async fn subscribe_wakeups(&mut self) -> Result<(), LinkError> {
         let new = self
             .kept
@@ -129,7 +129,7 @@ impl LinkWriter<'_> {
         }
     }
 
-    /// Whoever told the webhooks of these apps may have gone.
+    /// The reader of these apps' logs may have gone.
     pub(super) fn recheck_offices<'a>(&mut self, apps: impl Iterator<Item = &'a str>) {
         for app in apps {
             if let Some(of) = self.kept.webhook_log.apps.get_mut(&AppId::new(app)) {
@@ -203,7 +203,7 @@ impl LinkWriter<'_> {
         let reply = LogWriteReply::parse(value).ok_or(LinkError::Unexpected)?;
         let Some(of) = self.kept.webhook_log.apps.get_mut(app) else { return Ok(()) };
         of.note_written(count);
-        // What this node wrote need not wake it.
+        // This node's own entries need not wake it.
         if of.owned || !reply.has_reader {
             of.looked = None;
         }
@@ -230,7 +230,7 @@ impl LinkWriter<'_> {
         }
         let fences = self.look_at(elsewhere.iter().map(|(_, lease)| lease.tag).collect()).await?;
         let is_held = |of: &Lease| {
-            // Of a lease on a master that is away nobody knows.
+            // The state of a lease on a master that is away is unknown.
             if self.servers.is_away(&self.keys.fence_key(of.tag)) {
                 return true;
             }

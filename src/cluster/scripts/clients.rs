@@ -116,7 +116,7 @@ pub(in crate::cluster) fn claim(
     call
 }
 
-/// What Redis has of a client.
+/// The state of a client in Redis.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cluster) struct ClaimReply<'a> {
     /// The node that had its connection and has not ended it.

@@ -62,7 +62,7 @@ pub(in crate::cluster) struct CountArgs<'a> {
     pub(in crate::cluster) app: &'a AppId,
     /// How long the app's webhook log may be; 0: no webhook asks for counts.
     pub(in crate::cluster) most_logged: usize,
-    /// What wakes the reader of that log.
+    /// The topic that wakes the reader of that log.
     pub(in crate::cluster) wakeup_topic: String,
     /// A lease that no longer holds, whose counts these are; else they are this node's.
     pub(in crate::cluster) cleared: Option<&'a str>,
@@ -97,7 +97,7 @@ pub(in crate::cluster) struct CountTotal {
     pub(in crate::cluster) audience: CountAudience,
 }
 
-/// Who gets a total, with its version by Redis's clock.
+/// The subscribers that get a total, with its version by Redis's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::cluster) enum CountAudience {
     /// None: the total has not changed, or nobody asked.

@@ -77,14 +77,14 @@ local function trim(log, length, most, keep, seconds)
 end
 ";
 
-/// The same for one event that may have been taken before, since nobody heard the answer: it is not sent
-/// if it is in the log.
+/// The same for one event that may have been published before, since its reply was lost: it is not sent if it is in
+/// the log.
 pub(super) const AGAIN: &str = r"
 if taken_at(KEYS[1], ARGV[3]) then return 0 end
 ";
 
-/// KEYS l lt; ARGV place most. What the log has after a place, with the place it ends at and whether it reaches
-/// back: 2 if the place itself or one before is there, 1 if nothing was ever cut off, else 0.
+/// KEYS l lt; ARGV place most. The entries of the log after a place, the place of its end, and whether it reaches
+/// back: 2 if the place itself or an earlier one is there, 1 if nothing was ever cut off, else 0.
 pub(super) const MISSED: &str = r"
 local log, after, most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local function text(place) return string.format('%016.0f', place) end
@@ -237,7 +237,7 @@ impl CacheArgs<'_> {
     }
 }
 
-/// What became of an event of a cache channel.
+/// The outcome for an event of a cache channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::cluster) struct CacheReply {
     /// The version that it has, 0 if it was not taken.
@@ -292,7 +292,7 @@ pub(in crate::cluster) fn read_missed(keys: &[String], after: u64, most: usize) 
     call
 }
 
-/// What a log has after a place.
+/// The entries of a log after a place.
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::cluster) struct MissedEntries {
     /// The place that the log ends at.
@@ -303,7 +303,7 @@ pub(in crate::cluster) struct MissedEntries {
     pub(in crate::cluster) entries: Vec<Bytes>,
 }
 
-/// Whether a log has everything after a place.
+/// Whether a log has every entry after a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::cluster) enum LogCoverage {
     /// The place itself, or one before it, is in the log.

@@ -74,7 +74,7 @@ local skew, floor = tonumber(state[1] or '0'), tonumber(state[2] or '0')
         + CLOCK
 }
 
-/// KEYS fence; ARGV lease. The lease does not hold from now on, and is to be cleared by somebody.
+/// KEYS fence; ARGV lease. The lease is invalid from now on, and must be cleared by some node.
 pub(super) const FENCE: &str = r"
 redis.call('HDEL', KEYS[1], ARGV[1], '+' .. ARGV[1])
 redis.call('HSET', KEYS[1], 'x' .. ARGV[1], '')
@@ -148,7 +148,7 @@ pub(in crate::cluster) fn forget_lease(fence: String, held: String, lease: &str)
     call
 }
 
-/// What a server says of all leases on it, when one is registered or renewed.
+/// A server's reply about all its leases, when one is registered or renewed.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(in crate::cluster) struct FenceReply {
     /// The time of the server, in microseconds since 1970.
@@ -185,7 +185,7 @@ impl FenceReply {
         Some(fence)
     }
 
-    /// Whether a lease holds, or is being cleared still.
+    /// Whether a lease is valid, or still being cleared.
     pub(in crate::cluster) fn knows(&self, lease: &str) -> bool {
         self.held.iter().any(|(id, _)| id == lease) || self.fenced.iter().any(|id| id == lease)
     }

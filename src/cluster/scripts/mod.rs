@@ -63,7 +63,7 @@ local function next_version(key)
 end
 ";
 
-/// A script with its keys and arguments; whoever sends it adds the lease's.
+/// A script with its keys and arguments; the sender adds those of the lease.
 #[derive(Debug)]
 pub(super) struct ScriptCall {
     pub(super) script: Script,
@@ -163,7 +163,7 @@ impl Script {
         Self::Revoke,
     ];
 
-    /// Whether it writes under the lease of its node, and so only while that holds; or uses the fence's clock.
+    /// Whether it writes under the node's lease, and so only while that is valid; or uses the fence's clock.
     pub(super) fn is_fenced(self) -> bool {
         matches!(
             self,
@@ -183,7 +183,7 @@ impl Script {
         )
     }
 
-    /// Whether it adds or ends holds, some of which may be under other leases of the node.
+    /// Whether it adds or removes holds, some of which may be under other leases of the node.
     pub(super) fn changes_holds(self) -> bool {
         matches!(self, Self::Join | Self::Leave | Self::Count | Self::WriteLog)
     }

@@ -127,7 +127,7 @@ impl JoinArgs<'_> {
     }
 }
 
-/// What became of a join.
+/// The outcome of a join.
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::cluster) enum JoinReply {
     /// The user is a member from this version on.
@@ -158,7 +158,7 @@ pub(in crate::cluster) fn leave(
     call
 }
 
-/// Everybody whom a lapsed lease held leaves; with the keys `vmrk0` of the channel. Answers 1.
+/// Removes all members under an expired lease; with the keys `vmrk0` of the channel. Answers 1.
 pub(in crate::cluster) fn clear(
     keys: &[String],
     lease: &str,

@@ -10,8 +10,8 @@ use crate::cluster::webhook_log::LogEntry;
 /// For how long it is known after the last what a node said has happened; seconds.
 pub(super) const FACT_KEPT: u64 = 600;
 
-/// Adding to the log; it answers with an error if it may not. And waking the node that tells what is in it, which has
-/// the office as long as its lease holds, or is being cleared.
+/// Appends to the log, with an error if that is not allowed, and wakes the log's reader. A reader holds the office
+/// as long as its lease is valid or being cleared.
 pub(super) const LOGGING: &str = r"
 local function log(w, most, text)
   local id = '*'
@@ -189,7 +189,7 @@ impl LogWriteArgs<'_> {
     }
 }
 
-/// What became of entries.
+/// The outcome of a write.
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::cluster) struct LogWriteReply<'a> {
     /// Another than before: Redis has lost its data, and the log is a new one.
@@ -212,7 +212,7 @@ impl<'a> LogWriteReply<'a> {
     }
 }
 
-/// What a node does about the office of reading a log.
+/// The wish of a node concerning the office of reading a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::cluster) enum OfficeWish {
     /// Takes it, or keeps it.
@@ -275,7 +275,7 @@ pub(in crate::cluster) enum OfficeGrant {
     Still,
 }
 
-/// What a log has.
+/// The content of a log.
 #[derive(Debug)]
 pub(in crate::cluster) struct LogReadReply {
     /// Whether this node holds the office.
