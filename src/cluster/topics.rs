@@ -33,7 +33,6 @@ pub struct Topics {
     entries: DashMap<Topic, TopicEntry>,
     /// Takes requests for Redis.
     link: Link,
-    /// Memory counted by app.
     pub held: Arc<HeldByApp>,
 }
 
