@@ -10,8 +10,8 @@ use tracing::{info, warn};
 
 use super::batch::CommandBatch;
 use super::leases::{Lease, UNFENCED};
+use super::log_expiry::LogExpiry;
 use super::opening::REOPENED;
-use super::publish::LogExpiry;
 use super::server::LeasedCommand;
 use super::session::{LinkWriter, MAX_REQUESTS};
 use super::slots::HostPort;

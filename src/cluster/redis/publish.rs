@@ -3,16 +3,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::time::Instant;
 
 use super::batch::CommandBatch;
 use super::clients;
+use super::log_expiry::LogExpiry;
 use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::{LinkState, PendingPublish};
-use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::clients::withdrawn_member;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
@@ -22,8 +21,7 @@ use crate::cluster::link::{
 };
 use crate::cluster::reply;
 use crate::cluster::scripts::clients::revoke;
-use crate::cluster::scripts::events::{self, CacheArgs, LOG_LASTS, LOG_SLACK, LoggedEvent};
-use crate::cluster::seal::EnvelopeParts;
+use crate::cluster::scripts::events::{self, CacheArgs, LoggedEvent};
 use crate::cluster::topics::TopicEntry;
 
 /// Bytes of publishes in one round trip.
@@ -35,69 +33,12 @@ const TOGETHER: usize = 64;
 /// Bytes of them after which no more are added.
 const TOGETHER_BYTES: usize = 128 << 10;
 
-/// How long a log lasts longer than it must.
-const LONGER: Duration = Duration::from_secs(LOG_SLACK);
-
-/// Seconds that it lasts at least.
-const LOGGED: u32 = LOG_LASTS as u32;
-
 /// Events that one script publishes.
 #[derive(Default)]
 struct PublishBatch {
     logs: Vec<String>,
     events: Vec<LoggedEvent>,
     bytes: usize,
-}
-
-/// Bytes of the logs of one app that this node publishes to, and of one of them.
-const APP_LOG_BYTES: usize = 64 << 20;
-const LOG_BYTES: usize = 4 << 20;
-
-/// Until when logs are known to last on, by app, and for how many seconds they may be there after that.
-#[derive(Debug, Default)]
-pub(super) struct LogExpiry {
-    until: HashMap<AppId, HashMap<String, (Instant, u32)>>,
-    /// When those that are past were looked for last.
-    swept: Option<Instant>,
-}
-
-impl LogExpiry {
-    /// How long a log must last on with an entry that is added to it now and is to be there for so many seconds.
-    fn needs_expire(&mut self, app: &AppId, log: &str, seconds: u32) -> i64 {
-        let seconds = seconds.max(LOGGED);
-        let lasts = i64::from(seconds) + LOG_SLACK as i64;
-        if self.knows(app, log, seconds) { -lasts } else { lasts }
-    }
-
-    fn knows(&mut self, app: &AppId, log: &str, seconds: u32) -> bool {
-        let now = Instant::now();
-        if self.swept.is_none_or(|swept| now - swept > LONGER) {
-            // As long as it may be there.
-            let is_there = |(until, seconds): &(Instant, u32)| {
-                *until + Duration::from_secs((*seconds).into()) > now
-            };
-            self.until.values_mut().for_each(|logs| logs.retain(|_, lasts| is_there(lasts)));
-            self.until.retain(|_, logs| !logs.is_empty());
-            self.swept = Some(now);
-        }
-        let logs = self.until.entry(app.clone()).or_default();
-        if logs.get(log).is_some_and(|(until, known)| *until > now && *known >= seconds) {
-            return true;
-        }
-        logs.insert(log.to_owned(), (now + LONGER, seconds));
-        false
-    }
-
-    /// The bytes that each log of an app may have: a share of what all may that were published to of late.
-    fn log_bytes(&self, app: &AppId) -> usize {
-        let logs = self.until.get(app).map_or(1, |logs| logs.len().max(1));
-        (APP_LOG_BYTES / logs).min(LOG_BYTES)
-    }
-
-    /// How many entries like this one each of them has room for; one in any case.
-    fn log_room(&self, app: &AppId, parts: &EnvelopeParts) -> usize {
-        (self.log_bytes(app) / parts.envelope_bytes()).max(1)
-    }
 }
 
 impl LinkState {
