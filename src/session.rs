@@ -447,7 +447,7 @@ impl Session {
 
     /// Whether the connection has left everything.
     pub fn has_left(&self) -> bool {
-        self.connection.life.left.get()
+        self.connection.life.has_left.get()
     }
 
     /// Ends what it had part in, `most` of its subscriptions at once.
@@ -462,7 +462,7 @@ impl Session {
         {
             self.node.cancel_pending(&pending);
         }
-        self.connection.life.left.set(self.node.leave_some(&self.connection, most));
+        self.connection.life.has_left.set(self.node.leave_some(&self.connection, most));
     }
 }
 

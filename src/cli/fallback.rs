@@ -207,7 +207,7 @@ impl<'a> TrialSession<'a> {
         if response.status() != 200 {
             return Ok(Err(self.target.read_response(response).await?));
         }
-        Ok(Ok(AnswerLines { body: response.into_body(), rest: Vec::new() }))
+        Ok(Ok(AnswerLines { body: response.into_body(), partial_line: Vec::new() }))
     }
 
     /// One poll: a POST that is answered once there is a line.
@@ -229,15 +229,15 @@ struct AnswerLines {
     /// The body of the streaming response.
     body: Incoming,
     /// The beginning of a line whose end has not come yet.
-    rest: Vec<u8>,
+    partial_line: Vec<u8>,
 }
 
 impl AnswerLines {
     /// One line, without its end. The answer comes in chunks that need not end where lines do.
     async fn next_line(&mut self) -> Result<String, CommandError> {
         loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
+            if let Some(end) = self.partial_line.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.partial_line.drain(..=end).collect();
                 return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
             let Some(frame) = self.body.frame().await else {
@@ -246,7 +246,7 @@ impl AnswerLines {
             let frame = frame.map_err(io::Error::other).map_err(|error| {
                 CommandError(format!("the streaming answer broke off: {error}"))
             })?;
-            self.rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            self.partial_line.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         }
     }
 

@@ -29,7 +29,7 @@ const HEADER: usize = 28;
 const MARK: u8 = 0xfa;
 
 /// The flag of what the sender's own subscribers have been given already.
-const TOLD: u8 = 1;
+const DELIVERED: u8 = 1;
 
 /// The flag of client events, which are not replayed to reconnected clients. The bit between is the seal's.
 const WHISPER: u8 = 4;
@@ -50,7 +50,7 @@ pub struct Envelope {
     /// When it was sent; microseconds since 1970.
     pub sent: u64,
     /// The sender's own subscribers have it already.
-    pub told: bool,
+    pub delivered: bool,
     /// A client event, which is not replayed.
     pub whisper: bool,
     /// A server that may have lost it since has taken it before.
@@ -178,7 +178,8 @@ impl Envelope {
         // Older nodes refuse a version they do not know, and so only what they cannot read anyway has it.
         let version = if kind > PROBE { VERSION } else { FIRST_VERSION };
         let flag = |is: bool, flag: u8| u8::from(is) * flag;
-        let flags = flag(self.told, TOLD) | flag(self.whisper, WHISPER) | flag(self.again, AGAIN);
+        let flags =
+            flag(self.delivered, DELIVERED) | flag(self.whisper, WHISPER) | flag(self.again, AGAIN);
         head.extend_from_slice(&[version, kind, flags, MARK]);
         head.put_u64(self.origin);
         head.put_u64(self.serial);
@@ -305,8 +306,8 @@ impl EnvelopeReader {
         // A probe is never stored, so that nothing gives it a place.
         let version = if kind == PROBE { 0 } else { self.take_version()? };
         let body = self.read_body(kind)?;
-        let [told, whisper, again] = [TOLD, WHISPER, AGAIN].map(|flag| flags & flag != 0);
-        Some(Envelope { origin, serial, version, sent, told, whisper, again, body })
+        let [delivered, whisper, again] = [DELIVERED, WHISPER, AGAIN].map(|flag| flags & flag != 0);
+        Some(Envelope { origin, serial, version, sent, delivered, whisper, again, body })
     }
 
     /// The last field of each kind takes what is left, and so needs no length.

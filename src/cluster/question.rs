@@ -65,7 +65,7 @@ pub struct RetainedEvent {
     /// For how long Redis still keeps it.
     pub ttl: Duration,
     /// Subscribers here have it already.
-    pub told: bool,
+    pub delivered: bool,
 }
 
 /// How occupied a channel is over all nodes.

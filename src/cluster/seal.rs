@@ -244,8 +244,8 @@ mod tests {
     }
 
     fn envelope(body: EnvelopeBody) -> Envelope {
-        let (told, whisper, again) = (true, false, false);
-        Envelope { origin: 7, serial: 9, version: 12, sent: 5, told, whisper, again, body }
+        let (delivered, whisper, again) = (true, false, false);
+        Envelope { origin: 7, serial: 9, version: 12, sent: 5, delivered, whisper, again, body }
     }
 
     /// As the script does it.

@@ -15,7 +15,7 @@ const OWN: [&str; 5] = ["FANFARE_", "PUSHER_", "REDIS_", "REVERB_", "SOKETI_"];
 /// The variables of an environment, by name.
 pub(super) struct Variables {
     /// Sorted, so that those with a prefix stand together.
-    all: BTreeMap<String, OsString>,
+    variables: BTreeMap<String, OsString>,
     /// Names that look like settings and are a platform's word on its services.
     passed_over: Vec<String>,
 }
@@ -28,10 +28,10 @@ impl Variables {
         let pairs = pairs
             .into_iter()
             .filter_map(|(name, value)| Some((name.into().into_string().ok()?, value.into())));
-        let (links, all): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        let (links, variables): (BTreeMap<_, _>, BTreeMap<_, _>) =
             pairs.partition(|(name, value)| is_service_link(name, value.to_str()));
         let is_own = |name: &String| OWN.iter().any(|prefix| name.starts_with(prefix));
-        Self { all, passed_over: links.into_keys().filter(is_own).collect() }
+        Self { variables, passed_over: links.into_keys().filter(is_own).collect() }
     }
 
     /// The names that were passed over though they begin like settings.
@@ -45,7 +45,7 @@ impl Variables {
         &'a self,
         prefix: &'a str,
     ) -> impl Iterator<Item = (&'a str, Result<&'a str, Error>)> {
-        self.all
+        self.variables
             .range(prefix.to_owned()..)
             .take_while(move |(name, _)| name.starts_with(prefix))
             .map(|(name, value)| {
@@ -63,7 +63,7 @@ impl Variables {
     /// The value of a variable, if it is set and UTF-8.
     /// For the few that are asked for by name; what is not UTF-8 counts as not set.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.all.get(name)?.to_str()
+        self.variables.get(name)?.to_str()
     }
 }
 
@@ -125,10 +125,10 @@ mod tests {
         ];
         let all = Variables::new(links);
         assert_eq!(all.passed_over().len(), links.len());
-        assert!(all.all.is_empty(), "{:?}", all.all);
+        assert!(all.variables.is_empty(), "{:?}", all.variables);
         let all = Variables::new(settings);
         assert!(all.passed_over().is_empty());
-        assert_eq!(all.all.len(), settings.len());
+        assert_eq!(all.variables.len(), settings.len());
     }
 
     #[test]

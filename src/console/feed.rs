@@ -27,7 +27,7 @@ pub struct Feed {
     /// Frequent facts that are shown in a second.
     rate: u32,
     /// Of this second's share.
-    left: AtomicU32,
+    quota_left: AtomicU32,
     /// The same of facts about what goes wrong, which a busy server must not crowd out.
     left_wrong: AtomicU32,
     /// Wanted facts that were not shown since the reader last took lines.
@@ -60,7 +60,7 @@ impl Feed {
             filter,
             payloads,
             rate,
-            left: AtomicU32::new(rate),
+            quota_left: AtomicU32::new(rate),
             left_wrong: AtomicU32::new(MAX_WRONG_PER_SECOND),
             unseen: AtomicU64::new(0),
             queue: Mutex::default(),
@@ -87,7 +87,7 @@ impl Feed {
 
     /// The share that facts of the kind are taken from.
     fn left_for(&self, kind: Kind) -> &AtomicU32 {
-        if kind.is_frequent() { &self.left } else { &self.left_wrong }
+        if kind.is_frequent() { &self.quota_left } else { &self.left_wrong }
     }
 
     /// Takes a fact in if it is asked for and there is room in this second.
@@ -123,7 +123,7 @@ impl Feed {
     /// Begins a new second; how many facts of the last were not shown.
     pub fn begin_second(&self) -> u64 {
         // Relaxed: workers that still see the last second's quota report one fact less.
-        self.left.store(self.rate, Ordering::Relaxed);
+        self.quota_left.store(self.rate, Ordering::Relaxed);
         self.left_wrong.store(MAX_WRONG_PER_SECOND, Ordering::Relaxed);
         self.unseen.swap(0, Ordering::Relaxed)
     }

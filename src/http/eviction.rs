@@ -115,7 +115,7 @@ impl RequestTimers {
             // By powers of two: addresses with about as many connections are treated alike.
             visits.iter().map(|(address, places)| (*address, places.len().ilog2())).collect();
         drop(visits);
-        let all = self.all.borrow();
+        let all = self.timers.borrow();
         let mut ready: Vec<_> = all
             .iter()
             .filter(|(place, _)| *place != kept.timer.place.get())
@@ -146,7 +146,7 @@ impl RequestTimers {
         but: Option<usize>,
         is_meant: impl Fn(&RequestTimer) -> bool,
     ) -> Option<Rc<RequestTimer>> {
-        let (visits, all) = (self.visits.borrow(), self.all.borrow());
+        let (visits, all) = (self.visits.borrow(), self.timers.borrow());
         let places = visits.get(&address)?.iter().filter(|place| Some(**place) != but);
         let ready = places.filter_map(|place| {
             let timer = all.get(*place).filter(|timer| is_meant(timer))?;

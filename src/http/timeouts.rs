@@ -24,7 +24,7 @@ const FIRST: u32 = 3;
 #[derive(Debug, Default)]
 pub struct RequestTimers {
     /// The timers of the worker's connections.
-    pub(super) all: RefCell<Slab<Rc<RequestTimer>>>,
+    pub(super) timers: RefCell<Slab<Rc<RequestTimer>>>,
     /// Where those of each address are that are counted as visits.
     pub(super) visits: RefCell<HashMap<IpAddr, Vec<usize>>>,
     /// Counts the steps of all.
@@ -111,7 +111,7 @@ impl RequestTimers {
     pub fn begin_connection(self: &Rc<Self>, now: u32) -> TimerGuard {
         let timer = Rc::new(RequestTimer { steps: self.steps.clone(), ..RequestTimer::default() });
         timer.enter_phase(RequestPhase::New, now);
-        let place = self.all.borrow_mut().insert(timer.clone());
+        let place = self.timers.borrow_mut().insert(timer.clone());
         timer.place.set(place);
         TimerGuard { timers: self.clone(), timer }
     }
@@ -119,7 +119,7 @@ impl RequestTimers {
     /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
     /// Called once a second by the worker, for all at once.
     pub fn check_timeouts(&self, now: u32, timeout: u32) {
-        for (_, timer) in self.all.borrow().iter() {
+        for (_, timer) in self.timers.borrow().iter() {
             let limit = match timer.step.get() {
                 // A session over HTTP may hold its request open for as long as it likes.
                 RequestPhase::Idle => IDLE,
@@ -136,7 +136,7 @@ impl RequestTimers {
     /// Ends idle connections, and others once their requests are answered. A connection without a first request
     /// still gets to send one: it was accepted before the drain began.
     pub fn end_idle(&self, now: u32) {
-        for (_, timer) in self.all.borrow().iter() {
+        for (_, timer) in self.timers.borrow().iter() {
             let age = now.saturating_sub(timer.since.get());
             if timer.step.get() != RequestPhase::New || age >= FIRST {
                 timer.end_connection(TimeoutReason::Draining);
@@ -232,7 +232,7 @@ pub struct TimerGuard {
 impl Drop for TimerGuard {
     fn drop(&mut self) {
         self.timers.forget_visit(&self.timer);
-        self.timers.all.borrow_mut().remove(self.timer.place.get());
+        self.timers.timers.borrow_mut().remove(self.timer.place.get());
     }
 }
 
@@ -263,6 +263,6 @@ mod tests {
         timers.end_idle(155);
         assert_eq!(new.timer.poll_end(&cx), Some(TimeoutReason::Draining));
         drop((kept, new));
-        assert!(timers.all.borrow().is_empty());
+        assert!(timers.timers.borrow().is_empty());
     }
 }

@@ -105,7 +105,7 @@ pub struct Liveness {
     /// Whether the liveness check has seen it closing.
     pub ends: Cell<bool>,
     /// Whether its leaves were announced.
-    pub left: Cell<bool>,
+    pub has_left: Cell<bool>,
     /// The compression that the handshake agreed on.
     pub compression: Cell<Compression>,
 }

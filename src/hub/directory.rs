@@ -103,7 +103,7 @@ pub struct Unsubscribed {
     /// Subscriptions that are left.
     pub count: usize,
     /// It was the user's last connection there.
-    pub left: bool,
+    pub member_left: bool,
 }
 
 /// A channel as queries see it.
@@ -316,7 +316,7 @@ impl Directory {
         if vacated {
             entry.remove();
         }
-        Some(Unsubscribed { vacated, count, left: left.is_some() })
+        Some(Unsubscribed { vacated, count, member_left: left.is_some() })
     }
 
     /// The workers that have subscribers of `name`. Copied, so that the channel is not locked while inboxes are

@@ -15,7 +15,7 @@ const PART: usize = 32;
 #[derive(Debug, Default)]
 pub struct LeaveThrottle {
     /// How many have left since others last had a turn.
-    left: Cell<usize>,
+    left_in_turn: Cell<usize>,
     /// The waiting ones, in order of arrival. One that has ended meanwhile is still in here.
     waiting: RefCell<VecDeque<Waker>>,
     /// The task that lets the waiting ones go on.
@@ -25,12 +25,12 @@ pub struct LeaveThrottle {
 impl LeaveThrottle {
     /// Ready when the task may leave, once; until then it is woken when it should ask again.
     pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
-        let left = self.left.get();
+        let left = self.left_in_turn.get();
         if left >= PART {
             self.waiting.borrow_mut().push_back(cx.waker().clone());
             return Poll::Pending;
         }
-        self.left.set(left + 1);
+        self.left_in_turn.set(left + 1);
         if left == 0 {
             self.keeper.take().into_iter().for_each(Waker::wake);
         }
@@ -41,7 +41,7 @@ impl LeaveThrottle {
     pub async fn run_throttle(&self) {
         loop {
             poll_fn(|cx| {
-                if self.left.get() > 0 || !self.waiting.borrow().is_empty() {
+                if self.left_in_turn.get() > 0 || !self.waiting.borrow().is_empty() {
                     return Poll::Ready(());
                 }
                 self.keeper.replace(Some(cx.waker().clone()));
@@ -49,7 +49,7 @@ impl LeaveThrottle {
             })
             .await;
             yield_now().await;
-            self.left.set(0);
+            self.left_in_turn.set(0);
             let mut waiting = self.waiting.borrow_mut();
             let part = waiting.len().min(PART);
             waiting.drain(..part).for_each(Waker::wake);

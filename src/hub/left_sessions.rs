@@ -46,7 +46,8 @@ fn most_left(places: u64, workers: u64) -> usize {
 impl Worker {
     /// Makes room for one more session, of as many as `places` allow for; the addresses of those that ended for it.
     pub fn make_room_for_session(&self, places: u64) -> Vec<IpAddr> {
-        let (most, left) = (most_left(places, self.hub().worker_count() as u64), &self.left);
+        let (most, left) =
+            (most_left(places, self.hub().worker_count() as u64), &self.left_sessions);
         // Each that is opened may be one more; which of them have been taken up is looked at where it matters.
         left.most.set(left.most.get() + 1);
         if left.most.get() <= most {
@@ -73,7 +74,7 @@ impl Worker {
         let mut left: Vec<(SessionLull, Rc<Connection>)> =
             sessions.filter_map(|one| Some((one.lull()?, one))).collect();
         let surplus = left.len().saturating_sub(most);
-        self.left.most.set(left.len());
+        self.left_sessions.most.set(left.len());
         left.retain(|(lull, _)| is_meant(*lull));
         let surplus = surplus.min(left.len());
         if surplus == 0 {
@@ -89,7 +90,7 @@ impl Worker {
             let since = if lull.since == 0 { u32::MAX } else { lull.since };
             (Reverse(crowd), lull.has_returned, since, one.id.number)
         });
-        self.left.most.set(self.left.most.get() - surplus);
+        self.left_sessions.most.set(self.left_sessions.most.get() - surplus);
         let ended = left.iter().take(surplus);
         ended.map(|(_, one)| (one.abort(), one.address).1).collect()
     }

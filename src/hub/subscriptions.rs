@@ -110,7 +110,7 @@ enum SubscriptionList {
 #[derive(Debug, Default)]
 struct SubscriptionTable {
     /// In no order: leaving moves the last one into the gap.
-    all: Vec<Subscription>,
+    list: Vec<Subscription>,
     /// Bytes counted against `subscription_bytes`.
     bytes: usize,
     /// Indices into `all` by the channel's slot; empty while `all` is searched.
@@ -126,22 +126,22 @@ impl SubscriptionTable {
     /// Searched one by one while there are few, by a table from then on.
     fn at(&self, slot: u32) -> Option<usize> {
         if self.index.is_empty() {
-            return self.all.iter().position(|one| one.channel.slot == slot);
+            return self.list.iter().position(|one| one.channel.slot == slot);
         }
         let is_it =
-            |&at: &u32| self.all.get(at as usize).is_some_and(|one| one.channel.slot == slot);
+            |&at: &u32| self.list.get(at as usize).is_some_and(|one| one.channel.slot == slot);
         self.index.find(hash(slot), is_it).map(|at| *at as usize)
     }
 
     /// Makes the table once it is worth its memory.
     fn push(&mut self, subscription: Subscription) {
         self.bytes += subscription.bytes as usize;
-        if self.all.len() == self.all.capacity() && self.all.len() > GROWN {
+        if self.list.len() == self.list.capacity() && self.list.len() > GROWN {
             // Twice the room would stand half empty for as long as the connection does.
-            self.all.reserve_exact(self.all.len() / 4);
+            self.list.reserve_exact(self.list.len() / 4);
         }
-        self.all.push(subscription);
-        let all = &self.all;
+        self.list.push(subscription);
+        let all = &self.list;
         let rehash = |&at: &u32| all.get(at as usize).map_or(0, |one| hash(one.channel.slot));
         let new = if self.index.is_empty() { 0 } else { all.len() - 1 };
         if all.len() > SEARCHED {
@@ -153,8 +153,8 @@ impl SubscriptionTable {
 
     /// Keeps the table right: two entries of it change.
     fn remove(&mut self, at: usize) -> Subscription {
-        let last = self.all.len() - 1;
-        let removed = self.all.swap_remove(at);
+        let last = self.list.len() - 1;
+        let removed = self.list.swap_remove(at);
         self.bytes -= removed.bytes as usize;
         if !self.index.is_empty() {
             let slot = removed.channel.slot;
@@ -162,7 +162,7 @@ impl SubscriptionTable {
                 entry.remove();
             }
             // The last one has moved to the free place.
-            if let Some(moved) = self.all.get(at) {
+            if let Some(moved) = self.list.get(at) {
                 let moved = hash(moved.channel.slot);
                 if let Some(place) = self.index.find_mut(moved, |&other| other as usize == last) {
                     *place = at as u32;
@@ -175,13 +175,13 @@ impl SubscriptionTable {
 
     /// Gives back what three quarters of is unused.
     fn shrink(&mut self) {
-        if self.all.len() <= SEARCHED / 2 {
+        if self.list.len() <= SEARCHED / 2 {
             self.index = HashTable::new();
         }
-        if self.all.len() >= SEARCHED && self.all.len() < self.all.capacity() / 4 {
-            let room = 2 * self.all.len();
-            self.all.shrink_to(room);
-            let all = &self.all;
+        if self.list.len() >= SEARCHED && self.list.len() < self.list.capacity() / 4 {
+            let room = 2 * self.list.len();
+            self.list.shrink_to(room);
+            let all = &self.list;
             let rehash = |&at: &u32| all.get(at as usize).map_or(0, |one| hash(one.channel.slot));
             self.index.shrink_to(room, rehash);
         }
@@ -193,7 +193,7 @@ impl Subscriptions {
         match &self.0 {
             SubscriptionList::Empty => 0,
             SubscriptionList::One(_) => 1,
-            SubscriptionList::Many(many) => many.all.len(),
+            SubscriptionList::Many(many) => many.list.len(),
         }
     }
 
@@ -223,7 +223,7 @@ impl Subscriptions {
         let (one, many) = match &self.0 {
             SubscriptionList::Empty => (None, [].as_slice()),
             SubscriptionList::One(one) => (Some(one), [].as_slice()),
-            SubscriptionList::Many(many) => (None, many.all.as_slice()),
+            SubscriptionList::Many(many) => (None, many.list.as_slice()),
         };
         one.into_iter().chain(many)
     }
@@ -233,7 +233,7 @@ impl Subscriptions {
         match &self.0 {
             SubscriptionList::One(one) if one.channel.slot == slot => Some(one),
             SubscriptionList::Empty | SubscriptionList::One(_) => None,
-            SubscriptionList::Many(many) => many.all.get(many.at(slot)?),
+            SubscriptionList::Many(many) => many.list.get(many.at(slot)?),
         }
     }
 
@@ -244,7 +244,7 @@ impl Subscriptions {
             SubscriptionList::Empty | SubscriptionList::One(_) => None,
             SubscriptionList::Many(many) => {
                 let at = many.at(slot)?;
-                many.all.get_mut(at)
+                many.list.get_mut(at)
             }
         }
     }
@@ -283,7 +283,7 @@ impl Subscriptions {
     /// Takes the last one out.
     pub(super) fn pop(&mut self) -> Option<Subscription> {
         if let SubscriptionList::Many(many) = &mut self.0 {
-            let last = many.all.len() - 1;
+            let last = many.list.len() - 1;
             let taken = many.remove(last);
             self.settle_single();
             return Some(taken);
@@ -299,15 +299,15 @@ impl Subscriptions {
         match &mut self.0 {
             SubscriptionList::Empty => None,
             SubscriptionList::One(one) => Some(one),
-            SubscriptionList::Many(many) => many.all.last_mut(),
+            SubscriptionList::Many(many) => many.list.last_mut(),
         }
     }
 
     /// A list of one is none.
     fn settle_single(&mut self) {
         if let SubscriptionList::Many(many) = &mut self.0
-            && many.all.len() == 1
-            && let Some(one) = many.all.pop()
+            && many.list.len() == 1
+            && let Some(one) = many.list.pop()
         {
             self.0 = SubscriptionList::One(one);
         }
@@ -355,12 +355,12 @@ mod tests {
         let mut all = Subscriptions::default();
         (0..10_000).for_each(|slot| all.push(subscription(slot)));
         let SubscriptionList::Many(many) = &all.0 else { panic!("all are many") };
-        assert!(many.all.capacity() <= 10_000 * 5 / 4, "{}", many.all.capacity());
+        assert!(many.list.capacity() <= 10_000 * 5 / 4, "{}", many.list.capacity());
         while all.len() > 20 {
             all.pop();
         }
         let SubscriptionList::Many(many) = &all.0 else { panic!("twenty are many") };
-        assert!(many.all.capacity() < 200 && many.index.capacity() < 200);
+        assert!(many.list.capacity() < 200 && many.index.capacity() < 200);
         assert!(size_of::<Subscriptions>() <= 40, "an idle connection has one");
     }
 }

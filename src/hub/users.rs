@@ -16,7 +16,7 @@ use crate::protocol::socket_id::SocketId;
 #[derive(Debug, Default)]
 pub struct AppUsers {
     /// Users who are signed in or watched.
-    all: DashMap<UserId, OnlineUser>,
+    users: DashMap<UserId, OnlineUser>,
     /// Users whose change is announced in a later second.
     due: Mutex<Vec<UserId>>,
 }
@@ -45,19 +45,19 @@ struct Watcher {
     /// The watching connection.
     place: ConnectionRef,
     /// The last state that the watcher was sent, if any.
-    told: Option<bool>,
+    last_sent: Option<bool>,
 }
 
 impl AppUsers {
     /// Gives memory back that is not used.
     pub fn shrink(&self) {
-        self.all.shrink_to_fit();
+        self.users.shrink_to_fit();
     }
 
     /// Counts one more signed-in connection, in second `now`. If it is the user's first, each watcher is given to
     /// `tell`, while the user is locked: no change overtakes another.
     pub fn sign_in(&self, user: &UserId, now: u32, tell: impl FnMut(ConnectionRef)) {
-        let mut online = self.all.entry(user.clone()).or_default();
+        let mut online = self.users.entry(user.clone()).or_default();
         online.connections += 1;
         let becomes_due = online.set_online(true, now, tell);
         drop(online);
@@ -66,7 +66,7 @@ impl AppUsers {
 
     /// Counts one signed-in connection less. If it was the user's last, each watcher is given to `tell`.
     pub fn sign_out(&self, user: &UserId, now: u32, tell: impl FnMut(ConnectionRef)) {
-        let Entry::Occupied(mut entry) = self.all.entry(user.clone()) else { return };
+        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
         let online = entry.get_mut();
         online.connections = online.connections.saturating_sub(1);
         if online.connections > 0 {
@@ -84,7 +84,7 @@ impl AppUsers {
     /// Notes whether a user is online on any node. Each watcher with another state is given to `tell`.
     pub fn set_online(&self, user: &str, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) {
         // Neither watched nor signed in on this node.
-        let Some(mut entry) = self.all.get_mut(user) else { return };
+        let Some(mut entry) = self.users.get_mut(user) else { return };
         let becomes_due = entry.set_online(online, now, tell);
         let user = entry.key().clone();
         drop(entry);
@@ -102,7 +102,7 @@ impl AppUsers {
     pub fn notify_due(&self, now: u32, mut tell: impl FnMut(&UserId, bool, ConnectionRef)) {
         let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
         for user in due {
-            if let Some(mut online) = self.all.get_mut(&user) {
+            if let Some(mut online) = self.users.get_mut(&user) {
                 (online.is_due, online.told_at) = (false, now);
                 let is = online.is;
                 online.notify_watchers(|place| tell(&user, is, place));
@@ -112,23 +112,23 @@ impl AppUsers {
 
     /// Makes the connection `watcher` watch `user`; returns whether the user is online now.
     pub fn watch_user(&self, user: &UserId, watcher: ConnectionRef) -> bool {
-        let mut online = self.all.entry(user.clone()).or_default();
+        let mut online = self.users.entry(user.clone()).or_default();
         let is_online = online.connections > 0;
-        let told = Some(is_online);
-        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
+        let last_sent = Some(is_online);
+        online.watchers.insert(watcher.socket, Watcher { place: watcher, last_sent });
         is_online
     }
 
     /// The same for a user whose connections are counted over all nodes; `told` is the state that the watcher was
     /// sent.
-    pub fn watch_known(&self, user: &UserId, watcher: ConnectionRef, told: Option<bool>) {
-        let mut online = self.all.entry(user.clone()).or_default();
-        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
+    pub fn watch_known(&self, user: &UserId, watcher: ConnectionRef, last_sent: Option<bool>) {
+        let mut online = self.users.entry(user.clone()).or_default();
+        online.watchers.insert(watcher.socket, Watcher { place: watcher, last_sent });
     }
 
     /// Ends what [`Self::watch_user`] began.
     pub fn unwatch_user(&self, user: &UserId, watcher: SocketId) {
-        let Entry::Occupied(mut entry) = self.all.entry(user.clone()) else { return };
+        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
         let online = entry.get_mut();
         online.watchers.remove(&watcher);
         if online.connections == 0 && online.watchers.is_empty() {
@@ -157,7 +157,7 @@ impl OnlineUser {
     fn notify_watchers(&mut self, mut tell: impl FnMut(ConnectionRef)) {
         let online = self.is;
         for watcher in self.watchers.values_mut() {
-            if watcher.told.replace(online) != Some(online) {
+            if watcher.last_sent.replace(online) != Some(online) {
                 tell(watcher.place);
             }
         }

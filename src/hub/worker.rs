@@ -45,7 +45,7 @@ pub struct Worker {
     /// Those of them that are HTTP sessions, by place.
     http_sessions: RefCell<BTreeSet<u32>>,
     /// HTTP sessions without a receiver.
-    pub(super) left: LeftSessions,
+    pub(super) left_sessions: LeftSessions,
     /// Channels with subscribers here, and who those are.
     pub(super) channels: RefCell<WorkerChannels>,
     /// The vectors of a turn, kept for their capacity.
@@ -95,7 +95,7 @@ impl Worker {
             hub,
             connections: RefCell::default(),
             http_sessions: RefCell::default(),
-            left: LeftSessions::default(),
+            left_sessions: LeftSessions::default(),
             channels: RefCell::default(),
             spare: RefCell::default(),
             flusher: RefCell::default(),
@@ -225,7 +225,7 @@ impl Worker {
         connection: &Rc<Connection>,
         name: &ChannelName,
         member: Option<(&Member, PresenceBounds)>,
-        told: impl FnOnce(&Subscribed) -> SeenVersions,
+        seen: impl FnOnce(&Subscribed) -> SeenVersions,
     ) -> Result<Subscribed, ChannelFull> {
         let directory = &connection.directory;
         let mut channels = self.channels.borrow_mut();
@@ -258,7 +258,7 @@ impl Worker {
         channels.note_shared(local.slot, &subscriptions);
         let mut subscription = Subscription::new(local, position as u32, bytes as u32);
         // Asked only now, so that what the answer contains is no older than the subscription.
-        subscription.set_told(told(&subscribed));
+        subscription.set_told(seen(&subscribed));
         member.into_iter().for_each(|(member, _)| subscription.set_user(member.user_id.clone()));
         subscriptions.push(subscription);
         Ok(subscribed)
@@ -270,14 +270,14 @@ impl Worker {
         &self,
         connection: &Connection,
         name: &str,
-        told: impl FnOnce(&mut SeenVersions),
+        seen: impl FnOnce(&mut SeenVersions),
     ) {
         let Some(local) = self.channels.borrow().find(&connection.directory, name) else { return };
         let mut subscriptions = connection.subscriptions.borrow_mut();
         if let Some(subscription) = subscriptions.find_mut(local.slot) {
-            let mut seen = subscription.told();
-            told(&mut seen);
-            subscription.set_told(seen);
+            let mut versions = subscription.told();
+            seen(&mut versions);
+            subscription.set_told(versions);
         }
     }
 

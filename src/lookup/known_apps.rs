@@ -50,7 +50,7 @@ struct KnownApps {
     /// The negative cache: names without a row, and when the table said so.
     absent: HashMap<AppName, Instant>,
     /// Rows that cannot be used and were logged already, so that each is logged once.
-    told: HashSet<String>,
+    logged_faults: HashSet<String>,
 }
 
 /// The row is kept to see whether it has changed: apps have no equality, since secrets have none.
@@ -99,7 +99,7 @@ impl AppRegistry {
         let mut known = self.lock();
         let mut has_changed = false;
         for row in rows {
-            if let Some(app) = self.parse_row(&row, &mut known.told) {
+            if let Some(app) = self.parse_row(&row, &mut known.logged_faults) {
                 known.found.insert(app.id.clone(), FoundApp { row, app });
                 has_changed = true;
             }
@@ -144,7 +144,7 @@ impl AppRegistry {
                 continue;
             }
             // A row that cannot be used any more leaves the app as it was.
-            if let Some(app) = self.parse_row(&row, &mut known.told) {
+            if let Some(app) = self.parse_row(&row, &mut known.logged_faults) {
                 info!(app = %app.id, "the app has changed in the database");
                 known.found.insert(app.id.clone(), FoundApp { row, app });
                 has_changed = true;
@@ -160,7 +160,7 @@ impl AppRegistry {
     }
 
     /// Reads a row. A fault in it is logged once, and the app is used as far as possible.
-    fn parse_row(&self, row: &AppRow, told: &mut HashSet<String>) -> Option<Arc<App>> {
+    fn parse_row(&self, row: &AppRow, logged_faults: &mut HashSet<String>) -> Option<Arc<App>> {
         let read = (self.read)(row);
         let lines = match &read {
             Ok((_, passed_over)) => passed_over.clone(),
@@ -168,10 +168,10 @@ impl AppRegistry {
         };
         let kind = if read.is_ok() { "is passed over" } else { "cannot be used" };
         for line in lines {
-            if told.len() > MOST_ABSENT {
-                told.clear();
+            if logged_faults.len() > MOST_ABSENT {
+                logged_faults.clear();
             }
-            if told.insert(line.clone()) {
+            if logged_faults.insert(line.clone()) {
                 warn!("part of the table of apps {kind}: {line}");
             }
         }

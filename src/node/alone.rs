@@ -111,7 +111,7 @@ impl Node {
         app: &Arc<App>,
     ) -> usize {
         let name = &ended.channel;
-        let left = ended.user.as_ref().filter(|_| ended.change.left);
+        let left = ended.user.as_ref().filter(|_| ended.change.member_left);
         self.report_fact(app, left, |user| Fact::Left(name.clone(), user.clone()));
         self.report_fact(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
         let told = self.announce_count(directory, name, ended.change.count, app);

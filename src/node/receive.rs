@@ -47,7 +47,7 @@ pub async fn handle_link_events(
     let cluster = &*others;
     let mut ticks = interval(CONNECTIONS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut told, mut tick) = (HashMap::new(), 0_u32);
+    let (mut sent_counts, mut tick) = (HashMap::new(), 0_u32);
     let mut announced = WebhookAppsNotifier::default();
     let mut asked = FuturesUnordered::new();
     loop {
@@ -68,7 +68,7 @@ pub async fn handle_link_events(
                 tick = tick.wrapping_add(1);
                 shared.look_after_travellers(cluster, tick);
                 announced.notify_if_changed(&shared.apps.load_full(), cluster.link());
-                shared.tell_connections(cluster, &mut told, tick.is_multiple_of(SUMS_EVERY));
+                shared.tell_connections(cluster, &mut sent_counts, tick.is_multiple_of(SUMS_EVERY));
             }
         }
     }
@@ -82,14 +82,19 @@ fn count_deliveries(cluster: &Clustered, entry: &TopicEntry) {
 impl ServerState {
     /// Sends Redis the connections of apps whose number has changed and, with `sums`, of all apps with a limit; the
     /// reply has the totals of all nodes.
-    fn tell_connections(&self, cluster: &Clustered, told: &mut HashMap<AppId, usize>, sums: bool) {
+    fn tell_connections(
+        &self,
+        cluster: &Clustered,
+        sent_counts: &mut HashMap<AppId, usize>,
+        sums: bool,
+    ) {
         for (app, directory) in self.hub.directories() {
             let count = directory.connection_count();
             let limited = || {
                 let apps = self.apps.load();
                 apps.by_id(app.as_str()).is_some_and(|app| app.limits.max_connections > 0)
             };
-            if told.insert(app.clone(), count) != Some(count) || (sums && limited()) {
+            if sent_counts.insert(app.clone(), count) != Some(count) || (sums && limited()) {
                 cluster.link().send_request(LinkRequest::Connections { app, count });
             }
         }
@@ -157,7 +162,7 @@ impl ServerState {
                 let here = self.hub.directory(&app).connection_count();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
             }
-            LinkEvent::WebhookLog(told) => self.process_log_batch(told),
+            LinkEvent::WebhookLog(batch) => self.process_log_batch(batch),
             // Nobody waits for a Redis that is away.
             LinkEvent::Down => {
                 for topic in topics.all_topics() {
@@ -201,7 +206,7 @@ impl ServerState {
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
             let (version, frame) = (kept.version, kept.frame.clone());
             // Those who subscribed while the link was down got a cache miss.
-            let is_undelivered = !kept.told || entry.cache_version() == 0;
+            let is_undelivered = !kept.delivered || entry.cache_version() == 0;
             entry.keep_cached(kept.into());
             if is_undelivered {
                 self.deliver_event(topic, &frame, (None, Sequence::Cache(version)).into(), version);
@@ -281,7 +286,7 @@ impl ServerState {
         cluster: &Clustered,
         topic: &Topic,
         (version, except, frame, data): (u64, Option<SocketId>, Bytes, Bytes),
-        (own, told): (bool, bool),
+        (own, delivered): (bool, bool),
         trace: Option<Trace>,
     ) {
         let apps = self.apps.load();
@@ -292,8 +297,8 @@ impl ServerState {
             let news = entry.is_newer_than_opened(version);
             entry.reach(version);
             entry.keep_cached(TopicCache { version, frame: frame.clone(), data, expires });
-            let told = own && told;
-            if news && !told {
+            let delivered = own && delivered;
+            if news && !delivered {
                 if !own {
                     self.emit_received(topic, &frame, trace.as_ref());
                 }
@@ -304,7 +309,7 @@ impl ServerState {
                     count_deliveries(cluster, entry);
                 }
             }
-            if own && !told {
+            if own && !delivered {
                 entry.came_back();
                 self.resume_tickets(entry.take_ready());
             }
@@ -339,7 +344,7 @@ impl ServerState {
             EnvelopeBody::Cached { except, frame, data } => {
                 let trace = cluster.traces.take_trace(envelope.origin, &topic.app, &frame);
                 let event = (version, except, frame, data);
-                self.receive_cached(cluster, topic, event, (own, envelope.told), trace);
+                self.receive_cached(cluster, topic, event, (own, envelope.delivered), trace);
             }
             EnvelopeBody::Trace { mark, trace, .. } => {
                 // Of its own events a node gets only some back.

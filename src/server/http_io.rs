@@ -33,7 +33,7 @@ pub(super) struct HttpIo {
     /// Bytes that were read before hyper took over.
     pub(super) before: Bytes,
     /// hyper's own 101, behind what of earlier answers the client has not taken yet.
-    pub(super) held: Vec<u8>,
+    pub(super) withheld: Vec<u8>,
 }
 
 impl Read for HttpIo {
@@ -71,7 +71,7 @@ impl Write for HttpIo {
     ) -> Poll<io::Result<usize>> {
         if self.handoff.borrow().is_some() {
             // hyper believes that it wrote its answer; what the client gets is ours.
-            self.held.extend_from_slice(bytes);
+            self.withheld.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
         // hyper answers what it cannot read with an empty 400; ours has a text, and follows.
@@ -95,7 +95,7 @@ impl Write for HttpIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.handoff.borrow().is_some() {
-            slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+            slices.iter().for_each(|slice| self.withheld.extend_from_slice(slice));
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         if let [only] = slices

@@ -74,7 +74,7 @@ async fn answer_by_hyper(door: HttpService, stream: Stream, before: Bytes) -> Op
         timer: timer.clone(),
         handoff: handoff.clone(),
         before,
-        held: Vec::new(),
+        withheld: Vec::new(),
     };
     let mut connection = http1::Builder::new()
         // A server that drains answers what has come, and says that it will not take more.
@@ -106,7 +106,7 @@ async fn answer_by_hyper(door: HttpService, stream: Stream, before: Bytes) -> Op
     }
     match handoff.take() {
         Some(mut handoff) => {
-            let mut before = parts.io.held;
+            let mut before = parts.io.withheld;
             // hyper's own 101 is left out; what it wrote before that belongs to earlier answers.
             before.truncate(head_of_101(&before));
             match &mut handoff {

@@ -65,7 +65,7 @@ struct EngineConversation {
     /// Runs while it is held up.
     timer: Option<Pin<Box<Sleep>>>,
     /// Packets of a request that were not handled yet.
-    rest: Option<UnheardPackets>,
+    unhandled: Option<UnheardPackets>,
     /// The client's close frame has come.
     is_closed: bool,
     /// The client cannot be reached any longer.
@@ -109,7 +109,7 @@ pub fn open(
         frames: FrameAssembler::default(),
         probe_frames: FrameAssembler::default(),
         timer: None,
-        rest: None,
+        unhandled: None,
         is_closed: false,
         gone: false,
     });
@@ -124,12 +124,12 @@ impl EngineConversation {
         let mut may_read = true;
         loop {
             may_read = may_read && self.may_read(cx);
-            if may_read && let Some(rest) = self.rest.take() {
+            if may_read && let Some(rest) = self.unhandled.take() {
                 self.take_packets(&connection, rest);
                 connection.flush();
                 continue;
             }
-            let hears_requests = may_read && self.rest.is_none();
+            let hears_requests = may_read && self.unhandled.is_none();
             let next = connection.over_engine(|stream| stream.next_arrival(hears_requests));
             let Some(arrival) = next.flatten() else { break };
             self.take(&connection, arrival);
@@ -201,7 +201,7 @@ impl EngineConversation {
         }
         count_work(&self.session, (before - said.packets.len(), 0), spent);
         if said.packets.len() > 0 && !connection.is_closing() {
-            self.rest = Some(said);
+            self.unhandled = Some(said);
             return;
         }
         // The client may have gone.
@@ -291,7 +291,7 @@ impl EngineConversation {
         SCRATCH_BYTES.with_borrow_mut(|scratch| {
             loop {
                 let connection = self.session.connection().clone();
-                if connection.is_closing() || self.rest.is_some() || !self.may_read(cx) {
+                if connection.is_closing() || self.unhandled.is_some() || !self.may_read(cx) {
                     return Poll::Pending;
                 }
                 let most = self.frames.missing().clamp(FEW_BYTES, SCRATCH);
@@ -304,7 +304,7 @@ impl EngineConversation {
                 }
                 let full = buffer.remaining() == 0;
                 self.take_bytes(buffer.filled_mut());
-                if full || self.rest.is_some() {
+                if full || self.unhandled.is_some() {
                     // Others get a turn before a client that sends without end.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

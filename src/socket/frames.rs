@@ -23,7 +23,7 @@ pub struct FrameAssembler {
 #[derive(Debug, Default)]
 struct FragmentBuffer {
     /// Bytes of a frame that is not whole yet.
-    rest: Vec<u8>,
+    tail: Vec<u8>,
     /// The fragments so far of a message that is not whole yet.
     message: Option<Vec<u8>>,
     /// They are compressed.
@@ -172,21 +172,21 @@ impl FrameAssembler {
         terms: FrameLimits,
         mut hear: impl FnMut(IncomingMessage<'_>) -> bool,
     ) -> Result<(), ProtocolBreach> {
-        let mut rest = self.pieces.as_mut().map_or_else(Vec::new, |p| std::mem::take(&mut p.rest));
+        let mut rest = self.pieces.as_mut().map_or_else(Vec::new, |p| std::mem::take(&mut p.tail));
         if rest.is_empty() {
             let used = self.take(bytes, terms, &mut hear)?;
             if let Some(left @ [_, ..]) = bytes.get(used..) {
-                self.pieces.get_or_insert_default().rest = left.to_vec();
+                self.pieces.get_or_insert_default().tail = left.to_vec();
             }
         } else {
             rest.extend_from_slice(bytes);
             let used = self.take(&mut rest, terms, &mut hear)?;
             rest.drain(..used);
             if !rest.is_empty() {
-                self.pieces.get_or_insert_default().rest = rest;
+                self.pieces.get_or_insert_default().tail = rest;
             }
         }
-        self.pieces.take_if(|pieces| pieces.rest.is_empty() && pieces.message.is_none());
+        self.pieces.take_if(|pieces| pieces.tail.is_empty() && pieces.message.is_none());
         Ok(())
     }
 
@@ -265,21 +265,21 @@ impl FrameAssembler {
     pub fn is_inside_message(&self) -> bool {
         self.pieces.as_ref().is_some_and(|pieces| {
             // Opcodes of control frames have the highest of their four bits set.
-            pieces.message.is_some() || pieces.rest.first().is_some_and(|first| first & 0b1000 == 0)
+            pieces.message.is_some() || pieces.tail.first().is_some_and(|first| first & 0b1000 == 0)
         })
     }
 
     /// Bytes of messages that are not whole yet.
     pub fn held_bytes(&self) -> usize {
         let Some(pieces) = &self.pieces else { return 0 };
-        pieces.rest.capacity() + pieces.message.as_ref().map_or(0, Vec::capacity)
+        pieces.tail.capacity() + pieces.message.as_ref().map_or(0, Vec::capacity)
     }
 
     /// Bytes that the frame at hand still lacks, as far as its header says.
     pub fn missing(&self) -> usize {
         let Some(pieces) = &self.pieces else { return 0 };
-        let head = header(&pieces.rest, true, |_| usize::MAX).ok().flatten();
-        head.map_or(0, |head| (head.header + head.payload).saturating_sub(pieces.rest.len()))
+        let head = header(&pieces.tail, true, |_| usize::MAX).ok().flatten();
+        head.map_or(0, |head| (head.header + head.payload).saturating_sub(pieces.tail.len()))
     }
 
     fn message(&mut self) -> Option<&mut Vec<u8>> {

@@ -58,7 +58,7 @@ struct HttpSocket {
     /// Runs while it is held up.
     timer: Option<Pin<Box<Sleep>>>,
     /// Messages of a request that were not handled yet.
-    rest: Option<UnheardTexts>,
+    unhandled: Option<UnheardTexts>,
     /// Whether the client has gone.
     gone: bool,
 }
@@ -99,7 +99,7 @@ pub fn open(
         session: conversation,
         transport,
         timer: None,
-        rest: None,
+        unhandled: None,
         gone: false,
     });
     Ok(session)
@@ -136,7 +136,7 @@ impl HttpSocket {
         let mut may_read = true;
         loop {
             may_read = may_read && self.may_read(cx);
-            if may_read && let Some(rest) = self.rest.take() {
+            if may_read && let Some(rest) = self.unhandled.take() {
                 self.take_texts(&connection, rest);
                 connection.flush();
                 continue;
@@ -208,7 +208,7 @@ impl HttpSocket {
         }
         count_work(&self.session, (before - said.texts.len(), 0), spent);
         if said.texts.len() > 0 && !connection.is_closing() {
-            self.rest = Some(said);
+            self.unhandled = Some(said);
             return;
         }
         // The client may have gone.

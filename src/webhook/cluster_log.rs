@@ -57,7 +57,7 @@ pub(super) struct AckSink {
     /// Whether acknowledged entries are still deleted from the log.
     open: Cell<bool>,
     /// The apps whose logs are this node's to tell, until when that is sure, and which time that is.
-    held: RefCell<HashMap<AppId, (Instant, u64)>>,
+    offices: RefCell<HashMap<AppId, (Instant, u64)>>,
     /// Counts changes of offices, so that a change during a request is noticed.
     times: Cell<u64>,
 }
@@ -65,7 +65,12 @@ pub(super) struct AckSink {
 impl AckSink {
     /// Open until the end of the server.
     pub(super) fn new(done: Option<EntryAcknowledger>) -> Rc<Self> {
-        Rc::new(Self { done, open: Cell::new(true), held: RefCell::default(), times: Cell::new(0) })
+        Rc::new(Self {
+            done,
+            open: Cell::new(true),
+            offices: RefCell::default(),
+            times: Cell::new(0),
+        })
     }
 
     /// An app's log is this node's to tell until then.
@@ -75,14 +80,14 @@ impl AckSink {
 
     /// It is another's.
     pub(super) fn lose(&self, app: &AppId) {
-        self.held.borrow_mut().remove(app);
+        self.offices.borrow_mut().remove(app);
     }
 
     /// A log that comes to this node anew has another number: receipts of the time before
     /// acknowledge nothing any longer.
     fn begin(&self, app: &AppId) -> RefMut<'_, (Instant, u64)> {
-        RefMut::map(self.held.borrow_mut(), |held| {
-            held.entry(app.clone()).or_insert_with(|| {
+        RefMut::map(self.offices.borrow_mut(), |offices| {
+            offices.entry(app.clone()).or_insert_with(|| {
                 self.times.set(self.times.get() + 1);
                 (Instant::now(), self.times.get())
             })
@@ -130,7 +135,7 @@ impl LogAck {
 
     /// Checked before each request: a node that was cut off must not report what another node reports.
     pub(super) fn office(&self) -> OfficeHold {
-        match self.door.held.borrow().get(&self.app) {
+        match self.door.offices.borrow().get(&self.app) {
             Some((until, time)) if *time == self.time => {
                 if Instant::now() < *until {
                     OfficeHold::Sure
@@ -169,7 +174,7 @@ pub(super) struct HeldEnds {
     /// In the order of the log. A number that is no longer held was taken back.
     due: HashMap<AppId, VecDeque<(SubjectKey, u64)>>,
     /// Ends that wait for their opposite, each with its number.
-    held: HashMap<SubjectKey, (u64, Arc<App>, Rc<LogAck>)>,
+    waiting: HashMap<SubjectKey, (u64, Arc<App>, Rc<LogAck>)>,
     /// The next end's number.
     number: u64,
 }
@@ -187,11 +192,11 @@ impl HeldEnds {
         if !is {
             self.number += 1;
             self.due.entry(app.id.clone()).or_default().push_back((key.clone(), self.number));
-            self.held.insert(key, (self.number, app.clone(), receipt));
+            self.waiting.insert(key, (self.number, app.clone(), receipt));
             return Vec::new();
         }
         let came = (app.clone(), event(&key, true), receipt);
-        match self.held.remove(&key) {
+        match self.waiting.remove(&key) {
             None => vec![came],
             // An end followed by a begin soon after is no end.
             Some((.., end)) if came.2.at().saturating_sub(end.at()) < SOON => Vec::new(),
@@ -201,14 +206,14 @@ impl HeldEnds {
 
     /// The ends of an app without a begin, if its log was read up to that time.
     pub(super) fn due(&mut self, app: &AppId, read_up_to: u64) -> Vec<DueEvent> {
-        let mut told = Vec::new();
-        let Some(due) = self.due.get_mut(app) else { return told };
+        let mut events = Vec::new();
+        let Some(due) = self.due.get_mut(app) else { return events };
         while let Some((key, number)) = due.front() {
-            match self.held.get(key).filter(|(held, ..)| held == number) {
+            match self.waiting.get(key).filter(|(waiting, ..)| waiting == number) {
                 Some((.., end)) if end.at().saturating_add(SOON) > read_up_to => break,
                 Some(_) => {
-                    if let Some((_, app, receipt)) = self.held.remove(key) {
-                        told.push((app, event(key, false), receipt));
+                    if let Some((_, app, receipt)) = self.waiting.remove(key) {
+                        events.push((app, event(key, false), receipt));
                     }
                 }
                 None => {}
@@ -218,13 +223,13 @@ impl HeldEnds {
         if due.is_empty() {
             self.due.remove(app);
         }
-        told
+        events
     }
 
     /// Another node reads the app's log from now on; what is held back is for it to tell.
     pub(super) fn leave(&mut self, app: &AppId) {
         self.due.remove(app);
-        self.held.retain(|(other, ..), _| other != app);
+        self.waiting.retain(|(other, ..), _| other != app);
     }
 }
 
@@ -248,7 +253,7 @@ struct LastCount {
     /// Of the last count that was taken; older ones are no news.
     version: u64,
     /// When the crowd's count was last reported.
-    told: Option<Instant>,
+    reported: Option<Instant>,
     /// A newer count that waits for its time.
     waiting: Option<DueEvent>,
 }
@@ -259,9 +264,9 @@ impl LatestCounts {
         &mut self,
         now: Instant,
         (version, count): (u64, usize),
-        told: DueEvent,
+        due_event: DueEvent,
     ) -> Option<DueEvent> {
-        let channel = (told.0.id.clone(), told.1.channel.clone());
+        let channel = (due_event.0.id.clone(), due_event.1.channel.clone());
         if self.last.len() >= COUNTS && !self.last.contains_key(&channel) {
             self.last.retain(|_, last| last.waiting.is_some());
         }
@@ -270,17 +275,17 @@ impl LatestCounts {
             return None;
         }
         last.version = version;
-        match last.told.filter(|at| count > FEW && now - *at < PAUSE) {
+        match last.reported.filter(|at| count > FEW && now - *at < PAUSE) {
             Some(at) => {
-                if last.waiting.replace(told).is_none() {
+                if last.waiting.replace(due_event).is_none() {
                     self.due.push_back((at + PAUSE, channel));
                 }
                 None
             }
             None => {
                 last.waiting = None;
-                last.told = (count > FEW).then_some(now);
-                Some(told)
+                last.reported = (count > FEW).then_some(now);
+                Some(due_event)
             }
         }
     }
@@ -292,16 +297,16 @@ impl LatestCounts {
 
     /// The counts that are due now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<DueEvent> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         while self.due.front().is_some_and(|(due, _)| *due <= now) {
             let Some((_, channel)) = self.due.pop_front() else { break };
             let Some(last) = self.last.get_mut(&channel) else { continue };
             if let Some(waiting) = last.waiting.take() {
-                last.told = Some(now);
-                told.push(waiting);
+                last.reported = Some(now);
+                events.push(waiting);
             }
         }
-        told
+        events
     }
 
     /// Another node reads the app's log from now on, and what waits with it.

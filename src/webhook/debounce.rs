@@ -44,7 +44,7 @@ struct DebounceState {
     /// May be below zero for a moment, since facts of two workers can change places.
     count: i32,
     /// The backend knows of it.
-    told: bool,
+    reported: bool,
     /// It is among the ends.
     ending: bool,
 }
@@ -103,10 +103,10 @@ impl Debouncer {
     /// Told at once, unless the backend knows of it or an end is held back: then it was never away.
     fn comes(&mut self, app: &App, subject: FactSubject, sum: i64) -> Option<WebhookMessage> {
         let state = self.add(&app.id, &subject, sum);
-        if state.told || state.ending || state.count <= 0 {
+        if state.reported || state.ending || state.count <= 0 {
             return None;
         }
-        state.told = true;
+        state.reported = true;
         Some(WebhookMessage::turned(subject, true))
     }
 
@@ -171,8 +171,8 @@ impl Debouncer {
         let states = self.states.get_mut(&app.id)?;
         let state = states.get_mut(&subject)?;
         state.ending = false;
-        let (is, told) = (state.count > 0, state.told);
-        state.told = is;
+        let (is, was) = (state.count > 0, state.reported);
+        state.reported = is;
         // Nothing is left to be known of it.
         if state.count == 0 {
             states.remove(&subject);
@@ -186,7 +186,7 @@ impl Debouncer {
             self.ends = VecDeque::new();
             self.states.values_mut().for_each(HashMap::shrink_to_fit);
         }
-        (is != told).then(|| (app, WebhookMessage::turned(subject, is)))
+        (is != was).then(|| (app, WebhookMessage::turned(subject, is)))
     }
 }
 

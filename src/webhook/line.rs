@@ -28,7 +28,7 @@ pub(super) struct QueuedEvent {
     /// What is sent.
     pub content: QueuedContent,
     /// The acknowledgement to give when the event is done.
-    pub held: Persistence,
+    pub persistence: Persistence,
 }
 
 /// The content of a queued event.
@@ -99,7 +99,7 @@ impl QueuedContent {
 impl QueuedEvent {
     /// The channel or member that begins or ends. A cluster's log has settled that before.
     fn subject(&self) -> Option<(&ChannelName, Option<&UserId>)> {
-        match (&self.content, &self.held) {
+        match (&self.content, &self.persistence) {
             (_, Persistence::Logged(_)) => None,
             (QueuedContent::Message(message), _) => message.subject(),
             (QueuedContent::Json(_) | QueuedContent::TakenBack, _) => None,
@@ -108,7 +108,7 @@ impl QueuedEvent {
 
     /// Whether another node reports it.
     pub(super) fn is_lost(&self) -> bool {
-        matches!(&self.held, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost)
+        matches!(&self.persistence, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost)
     }
 }
 
@@ -199,13 +199,13 @@ impl EventLine {
         let waiting = events.get_mut((number - *first) as usize)?;
         *text_bytes -= waiting.content.text_bytes();
         waiting.content = QueuedContent::TakenBack;
-        let held = std::mem::replace(&mut waiting.held, Persistence::Not);
+        let persistence = std::mem::replace(&mut waiting.persistence, Persistence::Not);
         self.taken_back += 1;
         // Their places cost little until there are many.
         if self.taken_back > MOST_TAKEN_BACK && self.taken_back > self.events.len() / 2 {
             self.close_up();
         }
-        Some(held)
+        Some(persistence)
     }
 
     /// Closes the gaps that events have left which were taken back, behind those that were tried.
@@ -247,7 +247,7 @@ impl EventLine {
             self.first += 1;
             self.text_bytes -= done.content.text_bytes();
             self.taken_back -= usize::from(done.content.is_taken_back());
-            if let Persistence::Spooled(number) = done.held {
+            if let Persistence::Spooled(number) = done.persistence {
                 spooled.push(number);
             }
         }

@@ -310,15 +310,15 @@ impl Dispatcher {
         let event = match what {
             EntryContent::Turned(is, channel, user) => {
                 let what = (*is, channel.clone(), user.clone());
-                let told = self.ends.turn(app, what, receipt.clone());
-                return told.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
+                let due = self.ends.turn(app, what, receipt.clone());
+                return due.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
             }
             EntryContent::Text(text) => match cluster_log::read(text) {
                 Some(ParsedEntry::Miss(channel)) => self.news.misses(Instant::now(), app, channel),
                 Some(ParsedEntry::Count(count, event)) => {
-                    let told = (app.clone(), event, receipt.clone());
-                    let told = self.counts.take(Instant::now(), count, told);
-                    return told
+                    let due = (app.clone(), event, receipt.clone());
+                    let due = self.counts.take(Instant::now(), count, due);
+                    return due
                         .iter()
                         .for_each(|(app, event, from)| self.put(app, event, Some(from)));
                 }
@@ -345,10 +345,10 @@ impl Dispatcher {
         self.know(app);
         for (index, webhook) in app.webhooks.iter().enumerate() {
             if event.is_for(webhook) {
-                let held =
+                let persistence =
                     from.map_or(Persistence::Not, |receipt| Persistence::Logged(receipt.clone()));
                 let at = from.map_or(now, |receipt| receipt.at().min(now));
-                self.line(app, index, webhook).put(at, event, held);
+                self.line(app, index, webhook).put(at, event, persistence);
             }
         }
     }

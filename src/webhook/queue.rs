@@ -125,23 +125,23 @@ impl WebhookQueue {
 
     /// Queues an event that happened at `at`. One that is not kept elsewhere is spooled. An event that undoes a
     /// waiting one removes that instead.
-    pub(super) fn put(&self, at: u64, event: &WebhookMessage, held: Persistence) {
+    pub(super) fn put(&self, at: u64, event: &WebhookMessage, persistence: Persistence) {
         // A cluster's log has settled that before.
-        if !matches!(held, Persistence::Logged(_)) {
+        if !matches!(persistence, Persistence::Logged(_)) {
             let undone = self.state.line.borrow_mut().take_back(event);
             if let Some(undone) = undone {
                 self.state.let_go(undone);
                 self.state.tell();
-                return self.state.let_go(held);
+                return self.state.let_go(persistence);
             }
         }
-        self.enter(QueuedEvent { at, content: QueuedContent::Message(event.clone()), held });
+        self.enter(QueuedEvent { at, content: QueuedContent::Message(event.clone()), persistence });
     }
 
     /// Puts in an event that the spool has kept under the number `spooled`.
     pub(super) fn put_again(&self, at: u64, json: Box<str>, spooled: u64) {
-        let (content, held) = (QueuedContent::Json(json), Persistence::Spooled(spooled));
-        self.enter(QueuedEvent { at, content, held });
+        let (content, persistence) = (QueuedContent::Json(json), Persistence::Spooled(spooled));
+        self.enter(QueuedEvent { at, content, persistence });
     }
 
     /// Comings and goings have a bound of their own, so that client events and counts cannot push them out.
@@ -151,7 +151,7 @@ impl WebhookQueue {
         let is_turn = match &event.content {
             QueuedContent::Message(message) => {
                 matches!(message.what, MessageContent::Turned { .. })
-                    && !matches!(event.held, Persistence::Logged(_))
+                    && !matches!(event.persistence, Persistence::Logged(_))
             }
             QueuedContent::Json(_) | QueuedContent::TakenBack => false,
         };
@@ -163,12 +163,12 @@ impl WebhookQueue {
                 let (app, index) = (&state.figures.app, state.figures.index);
                 warn!(%app, index, "a webhook's queue is full: its newest events are dropped");
             }
-            return state.let_go(event.held);
+            return state.let_go(event.persistence);
         }
-        if matches!(event.held, Persistence::Not) {
+        if matches!(event.persistence, Persistence::Not) {
             // Only now, when it is sure to be in line.
             let kept = state.keep(event.at, &event.content);
-            event.held = kept.map_or(Persistence::Not, Persistence::Spooled);
+            event.persistence = kept.map_or(Persistence::Not, Persistence::Spooled);
         }
         state.line.borrow_mut().push(event);
         state.tell();
@@ -220,8 +220,8 @@ impl QueueState {
     }
 
     /// Gives up what kept an event that is not to be sent.
-    fn let_go(&self, held: Persistence) {
-        if let (Some(spool), Persistence::Spooled(number)) = (&self.spool, held) {
+    fn let_go(&self, persistence: Persistence) {
+        if let (Some(spool), Persistence::Spooled(number)) = (&self.spool, persistence) {
             spool.done(vec![number]);
         }
     }
@@ -242,7 +242,7 @@ impl QueueState {
     fn may_send(&self) -> bool {
         let lost_in_front = self.line.borrow().iter().take_while(|one| one.is_lost()).count();
         self.remove(lost_in_front);
-        match self.line.borrow().front().map(|one| &one.held) {
+        match self.line.borrow().front().map(|one| &one.persistence) {
             Some(Persistence::Logged(receipt)) => receipt.office() == OfficeHold::Sure,
             _ => true,
         }

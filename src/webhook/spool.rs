@@ -54,7 +54,7 @@ pub(super) struct Spool {
     path: PathBuf,
     journal: RefCell<SpoolFile>,
     /// Faults that were logged: a failing disk, and files that cannot be taken over.
-    told: RefCell<ToldFaults>,
+    faults: RefCell<ToldFaults>,
 }
 
 /// So that a disk that stays full is one line.
@@ -109,8 +109,8 @@ impl Spool {
             next: 0,
             failing: false,
         };
-        let told = RefCell::default();
-        Ok(Self { folder: folder.to_owned(), path, journal: RefCell::new(journal), told })
+        let faults = RefCell::default();
+        Ok(Self { folder: folder.to_owned(), path, journal: RefCell::new(journal), faults })
     }
 
     /// Takes over the events of processes that have ended.
@@ -136,7 +136,7 @@ impl Spool {
 
     /// Says, once, that a file cannot be taken over; it is tried every second.
     fn warn_about_file(&self, path: &Path, error: &io::Error) {
-        if self.told.borrow_mut().files.insert(path.to_owned()) {
+        if self.faults.borrow_mut().files.insert(path.to_owned()) {
             warn!(%error, file = %path.display(), "cannot be taken over");
         }
     }
@@ -240,19 +240,19 @@ impl Spool {
     /// Notes whether the disk has taken what it was given, and says so when that has changed; what it has said.
     /// Where nothing was given to it, nothing is known.
     fn note(&self, written: io::Result<bool>) -> Option<&'static str> {
-        let (folder, told) = (self.folder.display(), &mut *self.told.borrow_mut());
+        let (folder, faults) = (self.folder.display(), &mut *self.faults.borrow_mut());
         match written {
             Ok(false) => None,
             Ok(true) => {
                 self.journal.borrow_mut().failing = false;
-                std::mem::take(&mut told.failing).then(|| {
+                std::mem::take(&mut faults.failing).then(|| {
                     info!(%folder, "{WORKS}");
                     WORKS
                 })
             }
             Err(error) => {
                 self.journal.borrow_mut().failing = true;
-                let before = std::mem::replace(&mut told.failing, true);
+                let before = std::mem::replace(&mut faults.failing, true);
                 (!before).then(|| {
                     warn!(%error, %folder, "{FAILS}");
                     FAILS

@@ -34,7 +34,7 @@ fn all() -> Vec<Envelope> {
     let envelope = |(at, body): (usize, EnvelopeBody)| {
         // Some have none, and a probe never has.
         let version = if at % 5 == 1 || body == EnvelopeBody::Probe { 0 } else { version };
-        Envelope { origin, serial, version, sent, told: true, whisper, again, body }
+        Envelope { origin, serial, version, sent, delivered: true, whisper, again, body }
     };
     bodies.into_iter().enumerate().map(envelope).collect()
 }

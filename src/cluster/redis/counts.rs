@@ -73,7 +73,7 @@ impl LinkWriter<'_> {
         batch: CommandBatch<ExpectedReply>,
     ) -> Result<(), LinkError> {
         let answers = batch.send_all(&mut self.servers, self.status).await?;
-        let (mut told, mut done) = (CommandBatch::new(), HashSet::new());
+        let (mut announcements, mut done) = (CommandBatch::new(), HashSet::new());
         for (expected, value) in &answers {
             let ExpectedReply::Counted { app, channels } = expected else { continue };
             for (channel, total) in channels.iter().zip(CountTotal::parse_all(value)) {
@@ -104,11 +104,11 @@ impl LinkWriter<'_> {
                 let envelope = Envelope { version, ..envelope };
                 let (name, mut publish) = (self.keys.topic_name(&topic), cmd("SPUBLISH"));
                 publish.arg(&name).arg(self.seals.encode_sealed(&topic.app, &name, &envelope));
-                told.add_command(publish, ExpectedReply::Done);
+                announcements.add_command(publish, ExpectedReply::Done);
             }
         }
         self.take_replies(answers, &mut []).await?;
-        let answers = told.send_all(&mut self.servers, self.status).await?;
+        let answers = announcements.send_all(&mut self.servers, self.status).await?;
         self.take_replies(answers, &mut []).await?;
         if !self.kept.untold.is_empty() {
             self.kept.untold.retain(|topic| !done.contains(topic));

@@ -231,7 +231,7 @@ impl Deduplicator {
         if !is_late && !self.is_known(name, MessageId::from(&envelope)) {
             return Some(envelope);
         }
-        envelope.told = true;
+        envelope.delivered = true;
         let own = envelope.origin == self.node;
         (own && matches!(envelope.body, EnvelopeBody::Cached { .. })).then_some(envelope)
     }
@@ -304,7 +304,7 @@ mod tests {
             serial,
             version,
             sent: 0,
-            told: true,
+            delivered: true,
             whisper: false,
             again: false,
             body,

@@ -130,7 +130,7 @@ impl LinkWriter<'_> {
             let is_its = |name: &str| servers.is_kept_by(name, &new);
             self.dedup.borrow_mut().step_back(is_its);
             let lost = self.kept.webhook_log.requeue_recent(|app| is_its(&keys.app_key(app, 't')));
-            let bytes = self.kept.republish_recent(|held| is_its(&held.topic_name(keys)));
+            let bytes = self.kept.republish_recent(|pending| is_its(&pending.topic_name(keys)));
             // Counted again before they are sent: they were subtracted when Redis confirmed them.
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
             for app in lost {
@@ -189,7 +189,7 @@ impl LinkWriter<'_> {
         }
         let tags = self.servers.current_leases().map(|lease| lease.tag).collect();
         for (tag, fence) in self.look_at(tags).await? {
-            self.kept.peers.note_new(tag, fence.held);
+            self.kept.peers.note_new(tag, fence.valid);
         }
         Ok(())
     }
@@ -341,7 +341,7 @@ impl LinkWriter<'_> {
         }
         if self.status.clock.set_from(clocks) {
             // Times until which keys live may be shorter than assumed.
-            self.kept.lasting = LogExpiry::default();
+            self.kept.log_expiry = LogExpiry::default();
         }
         if self.servers.is_cluster() && self.link.beats % OLD_EVERY == 1 {
             self.note_tags().await?;
@@ -453,7 +453,7 @@ fn fence_of(fields: Value) -> FenceReply {
 /// All leases that hold, and with an `x` those that are being cleared.
 fn leases_of(fence: FenceReply) -> Vec<(String, String)> {
     let fenced = fence.fenced.into_iter().map(|lease| (format!("x{lease}"), String::new()));
-    fence.held.into_iter().chain(fenced).collect()
+    fence.valid.into_iter().chain(fenced).collect()
 }
 
 /// The leases of nodes without fences, each with when it would lapse, which changes with each renewal.

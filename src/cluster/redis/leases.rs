@@ -87,7 +87,7 @@ impl Peers {
     pub(super) fn note_back(&mut self, tag: u16, own: u64, fence: &FenceReply) {
         let own = node_of(own);
         if let Some(missing) = self.missing.get_mut(&tag) {
-            let back = fence.held.iter().filter_map(|(lease, _)| lease.get(..8));
+            let back = fence.valid.iter().filter_map(|(lease, _)| lease.get(..8));
             missing.extend(back.filter(|node| *node != own).map(str::to_owned));
             missing.retain(|node| !fence.whole.contains(node));
         }
@@ -237,7 +237,7 @@ mod tests {
         let mut peers = Peers::default();
         peers.note_data_loss(7, 255, now, later);
         let held = |node| (Lease::new(node, 7).id, "1".to_owned());
-        let mut fence = FenceReply { held: vec![held(1), held(255)], ..FenceReply::default() };
+        let mut fence = FenceReply { valid: vec![held(1), held(255)], ..FenceReply::default() };
         peers.note_back(7, 255, &fence);
         assert!(!peers.is_restored(), "it has not said yet what it holds");
         fence.whole.insert(node_of(1));

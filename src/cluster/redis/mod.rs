@@ -198,7 +198,7 @@ struct PendingPublish {
     /// Its number among this node's publishes, by which receivers recognise it.
     serial: u64,
     /// Subscribers here have it already.
-    told: bool,
+    delivered: bool,
     /// Nobody knows whether Redis has taken it.
     sent: bool,
     /// When a server took it that may have lost it since, by the time of Redis; 0: none did.
@@ -216,7 +216,7 @@ struct LinkState {
     /// The last serial that was given.
     serial: u64,
     /// Publishes that Redis has not confirmed, in order.
-    held: VecDeque<PendingPublish>,
+    publishes: VecDeque<PendingPublish>,
     /// Publishes beyond the age limit that must not be dropped; sent first.
     urgent: Vec<PendingPublish>,
     /// Publishes for parts of a Redis Cluster that are away.
@@ -233,9 +233,9 @@ struct LinkState {
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<PendingPublish>,
     /// Until when logs are known not to expire.
-    lasting: LogExpiry,
+    log_expiry: LogExpiry,
     /// Bytes of cached events that this node has published.
-    keeping: CacheBudget,
+    cache_budget: CacheBudget,
     /// Connections by app.
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, as the last link had them.
@@ -264,7 +264,7 @@ pub struct RedisDriver {
     topics: Arc<Topics>,
     /// Seals envelopes with the apps' secrets.
     seals: EnvelopeSeals,
-    far: LinkDriver,
+    driver: LinkDriver,
     kept: LinkState,
     dedup: RefCell<Deduplicator>,
     /// The parts that the log last named as away.
@@ -278,7 +278,7 @@ impl RedisDriver {
         node: u64,
         topics: Arc<Topics>,
         apps: Arc<ArcSwap<Apps>>,
-        far: LinkDriver,
+        driver: LinkDriver,
     ) -> Result<Self, redis::RedisError> {
         let address = RedisAddress::parse(&settings.urls, &settings.tls)?;
         let keys = RedisKeys::new(&settings.prefix);
@@ -286,7 +286,7 @@ impl RedisDriver {
             node,
             stopping: false,
             serial: 0,
-            held: VecDeque::new(),
+            publishes: VecDeque::new(),
             urgent: Vec::new(),
             stranded: VecDeque::new(),
             away: AwayParts::default(),
@@ -295,8 +295,8 @@ impl RedisDriver {
             recent: RecentPublishes::default(),
             runs: BTreeMap::new(),
             flying: VecDeque::new(),
-            lasting: LogExpiry::default(),
-            keeping: CacheBudget::default(),
+            log_expiry: LogExpiry::default(),
+            cache_budget: CacheBudget::default(),
             connections: HashMap::new(),
             leases: Vec::new(),
             cleared: VecDeque::new(),
@@ -306,11 +306,11 @@ impl RedisDriver {
             reaps: Instant::now(),
         };
         let mut dedup = Deduplicator::new(node);
-        dedup.open_topic(&keys.all_nodes_topic(), far.status.clock.now());
+        dedup.open_topic(&keys.all_nodes_topic(), driver.status.clock.now());
         let dedup = RefCell::new(dedup);
         let seals = EnvelopeSeals::new(apps);
         let told_away = Vec::new();
-        Ok(Self { settings, address, keys, topics, seals, far, kept, dedup, told_away })
+        Ok(Self { settings, address, keys, topics, seals, driver, kept, dedup, told_away })
     }
 
     /// Keeps the link up until it is told to stop.
@@ -320,7 +320,7 @@ impl RedisDriver {
             let begun = Instant::now();
             let lost = self.serve_link().await;
             // From here on queries are answered locally, before anything of the old link is cleaned up.
-            let was_up = self.far.status.up.swap(false, Ordering::Relaxed);
+            let was_up = self.driver.status.up.swap(false, Ordering::Relaxed);
             if matches!(lost, LinkError::Stopped) || self.kept.stopping {
                 return;
             }
@@ -341,7 +341,7 @@ impl RedisDriver {
                 let why = format!("the link to Redis is down: {lost}");
                 self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
                 // Queries are answered with local knowledge from now on.
-                let _ = self.far.events.send(LinkEvent::Down).await;
+                let _ = self.driver.events.send(LinkEvent::Down).await;
             }
             let is_at_once = has_lasted || matches!(lost, LinkError::Back(_));
             pause = if is_at_once { SHORTEST_PAUSE } else { pause * 2 };
@@ -356,7 +356,7 @@ impl RedisDriver {
     async fn serve_offline(&mut self, end: Instant) -> Result<(), LinkError> {
         loop {
             tokio::select! {
-                request = self.far.requests.recv() => match request {
+                request = self.driver.requests.recv() => match request {
                     None | Some(LinkRequest::Stop) => return Err(LinkError::Stopped),
                     Some(request) => self.answer_offline(request).await,
                 },
@@ -372,24 +372,24 @@ impl RedisDriver {
             topics: &self.topics,
             keys: &self.keys,
             dedup: &self.dedup,
-            status: &self.far.status,
+            status: &self.driver.status,
         };
         let answer = offline.carry_out(request);
         if is_publish {
-            self.kept.drop_old(self.settings.max_age, &self.far.status);
+            self.kept.drop_old(self.settings.max_age, &self.driver.status);
         }
         if let Some(answer) = answer {
             // The receiver is gone only when the node has stopped.
-            let _ = self.far.events.send(answer).await;
+            let _ = self.driver.events.send(answer).await;
         }
     }
 
     /// Makes the link and keeps it as long as it lasts.
     async fn serve_link(&mut self) -> LinkError {
-        self.kept.drop_old(self.settings.max_age, &self.far.status);
+        self.kept.drop_old(self.settings.max_age, &self.driver.status);
         // In the order of their serials: they are the oldest.
         let urgent = std::mem::take(&mut self.kept.urgent);
-        urgent.into_iter().rev().for_each(|held| self.kept.held.push_front(held));
+        urgent.into_iter().rev().for_each(|publish| self.kept.publishes.push_front(publish));
         let connected = tokio::select! {
             connected = self.connect_link() => connected,
             // Orders wait meanwhile, but not for a Redis that does not answer at all.
@@ -409,7 +409,7 @@ impl RedisDriver {
         self.seals.set_database(servers.database());
         servers.leases = self.kept.leases.clone();
         self.dedup.get_mut().begin_catch_up();
-        let figures = &self.far.status.figures;
+        let figures = &self.driver.status.figures;
         let (seals, keys, dedup) = (&self.seals, &self.keys, &self.dedup);
         let trust = EnvelopeTrust { seals, keys, dedup, figures };
         let mut reader = LinkReader {
@@ -417,9 +417,9 @@ impl RedisDriver {
             keys,
             trust,
             node,
-            far: &self.far.events,
+            events: &self.driver.events,
             figures,
-            clock: &self.far.status.clock,
+            clock: &self.driver.status.clock,
             dedup: &self.dedup,
             next: None,
         };
@@ -431,10 +431,10 @@ impl RedisDriver {
             topics: &self.topics,
             seals: &self.seals,
             trust,
-            requests: &mut self.far.requests,
-            events: &self.far.events,
-            status: &self.far.status,
-            max_queued: self.far.max_queued,
+            requests: &mut self.driver.requests,
+            events: &self.driver.events,
+            status: &self.driver.status,
+            max_queued: self.driver.max_queued,
             kept: &mut self.kept,
             link: session::WriterState::default(),
             dedup: &self.dedup,
@@ -447,7 +447,7 @@ impl RedisDriver {
         // Pushes that were lost in between are read from the logs later.
         reader.finish().await;
         writer.recover_unacked().await;
-        self.far.status.away.store(Arc::default());
+        self.driver.status.away.store(Arc::default());
         lost
     }
 
@@ -461,7 +461,7 @@ impl RedisDriver {
             let why = format!("{part} is away: {why}");
             self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
         }
-        self.far.status.away.store(Arc::new(self.told_away.clone()));
+        self.driver.status.away.store(Arc::new(self.told_away.clone()));
     }
 
     async fn connect_link(&mut self) -> Result<(RedisConnections, PushStream, String), LinkError> {
@@ -480,7 +480,7 @@ impl RedisDriver {
         info!(redis = %self.address, "the link to Redis is made");
         let why = format!("the link to Redis is made ({})", self.address);
         self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
-        LinkMetrics::add_count(&self.far.status.figures.connects, 1);
+        LinkMetrics::add_count(&self.driver.status.figures.connects, 1);
         Ok((servers, heard, probe))
     }
 }

@@ -78,8 +78,8 @@ impl LinkWriter<'_> {
             status: self.status,
         };
         let answer = offline.carry_out(request);
-        if is_publish && let Some(held) = self.kept.held.pop_back() {
-            self.kept.strand(held, (self.status, self.max_queued));
+        if is_publish && let Some(publish) = self.kept.publishes.pop_back() {
+            self.kept.strand(publish, (self.status, self.max_queued));
         }
         self.link.alone.extend(answer);
     }

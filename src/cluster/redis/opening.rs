@@ -47,7 +47,7 @@ pub(super) fn open_cached(
     match envelope.body {
         EnvelopeBody::Cached { frame, data, .. } => {
             let ttl = Duration::from_millis(ttl);
-            let cached = RetainedEvent { version, frame, data, ttl, told: false };
+            let cached = RetainedEvent { version, frame, data, ttl, delivered: false };
             Some((cached, mark, clock.to_local(last)))
         }
         _ => None,

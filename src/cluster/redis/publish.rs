@@ -42,12 +42,19 @@ struct PublishBatch {
 }
 
 impl LinkState {
-    pub(super) fn hold_publish(&mut self, publish: OutgoingEvent, told: bool) {
+    pub(super) fn hold_publish(&mut self, publish: OutgoingEvent, delivered: bool) {
         self.serial += 1;
         // Some events go back to their sender too, unless it has told its subscribers.
-        let told = told || !publish.returns();
+        let delivered = delivered || !publish.returns();
         let (since, serial) = (Instant::now(), self.serial);
-        self.held.push_back(PendingPublish { since, serial, told, sent: false, taken: 0, publish });
+        self.publishes.push_back(PendingPublish {
+            since,
+            serial,
+            delivered,
+            sent: false,
+            taken: 0,
+            publish,
+        });
     }
 
     /// What Redis took within the last seconds is to be said again, before anything else: another server has taken
@@ -55,9 +62,9 @@ impl LinkState {
     /// lost. How many bytes.
     pub(super) fn republish_recent(&mut self, is_its: impl Fn(&PendingPublish) -> bool) -> usize {
         let mut bytes = 0;
-        for held in self.recent.take_doubtful(is_its).into_iter().rev() {
-            bytes += held.publish.queued_bytes();
-            self.held.push_front(held);
+        for pending in self.recent.take_doubtful(is_its).into_iter().rev() {
+            bytes += pending.publish.queued_bytes();
+            self.publishes.push_front(pending);
         }
         bytes
     }
@@ -130,19 +137,19 @@ impl LinkWriter<'_> {
         batch: &mut CommandBatch<ExpectedReply>,
     ) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
-        let mut all = std::mem::take(&mut self.kept.held);
+        let mut all = std::mem::take(&mut self.kept.publishes);
         let mut together = PublishBatch::default();
-        for held in &mut all {
+        for pending in &mut all {
             if bytes > MOST_BYTES || count == MAX_REQUESTS {
                 break;
             }
             count += 1;
-            bytes += held.publish.queued_bytes();
-            self.add_batch(batch, &mut together, held);
-            held.sent = true;
+            bytes += pending.publish.queued_bytes();
+            self.add_batch(batch, &mut together, pending);
+            pending.sent = true;
         }
         self.send_together(batch, &mut together);
-        self.kept.held = all;
+        self.kept.publishes = all;
         (count, bytes)
     }
 
@@ -150,10 +157,10 @@ impl LinkWriter<'_> {
         &mut self,
         batch: &mut CommandBatch<ExpectedReply>,
         together: &mut PublishBatch,
-        held: &PendingPublish,
+        pending: &PendingPublish,
     ) {
         let most = self.settings.replay;
-        let (topic, log, body) = match &held.publish {
+        let (topic, log, body) = match &pending.publish {
             OutgoingEvent::Event { topic, except, frame, .. } => {
                 let body = EnvelopeBody::Event { except: *except, frame: frame.clone() };
                 (self.keys.topic_name(topic), self.keys.channel_key(topic, 'l'), body)
@@ -161,41 +168,45 @@ impl LinkWriter<'_> {
             OutgoingEvent::Terminate { .. }
             | OutgoingEvent::Reconnect { .. }
             | OutgoingEvent::Withdraw(_) => {
-                if let OutgoingEvent::Withdraw(order) = &held.publish {
+                if let OutgoingEvent::Withdraw(order) = &pending.publish {
                     self.note_withdrawal(batch, order);
                     self.ask_who_lives(batch, order.request);
                 }
-                (self.keys.all_nodes_topic(), self.keys.log_of_all(), order_to_all(&held.publish))
+                (
+                    self.keys.all_nodes_topic(),
+                    self.keys.log_of_all(),
+                    order_to_all(&pending.publish),
+                )
             }
             OutgoingEvent::Done { app, request, .. } => {
                 let body = EnvelopeBody::Done { request: *request, app: app.clone() };
-                return self.send_unlogged(batch, held, body);
+                return self.send_unlogged(batch, pending, body);
             }
             OutgoingEvent::HandedOver { app, request, record, .. } => {
                 let (app, record) = (app.clone(), record.clone());
                 let body = EnvelopeBody::HandedOver { request: *request, app, record };
-                return self.send_unlogged(batch, held, body);
+                return self.send_unlogged(batch, pending, body);
             }
             OutgoingEvent::Trace { topic, mark, trace } => {
                 let (app, trace) = (topic.app.clone(), trace.as_str().into());
                 let body = EnvelopeBody::Trace { mark: *mark, app, trace };
-                return self.send_unlogged(batch, held, body);
+                return self.send_unlogged(batch, pending, body);
             }
             OutgoingEvent::Cached { .. } => {
                 self.send_together(batch, together);
-                return self.add_kept(batch, held);
+                return self.add_kept(batch, pending);
             }
         };
-        let envelope = self.envelope_of(held, body);
-        let app = held.publish.app_id();
+        let envelope = self.envelope_of(pending, body);
+        let app = pending.publish.app_id();
         if most == 0 {
-            return self.send_unlogged(batch, held, envelope.body);
+            return self.send_unlogged(batch, pending, envelope.body);
         }
         let parts = self.seals.sealed_parts(app, &topic, &envelope);
-        let lasts = self.kept.lasting.needs_expire(app, &log, held.lasts());
-        let room = self.kept.lasting.log_room(app, &parts);
+        let lasts = self.kept.log_expiry.needs_expire(app, &log, pending.lasts());
+        let room = self.kept.log_expiry.log_room(app, &parts);
         let event = LoggedEvent { topic, parts, lasts, room };
-        if held.sent {
+        if pending.sent {
             self.send_together(batch, together);
             let again = events::publish_again(log, most, event);
             return batch.add_command(again, ExpectedReply::Published);
@@ -213,23 +224,27 @@ impl LinkWriter<'_> {
     fn send_unlogged(
         &self,
         batch: &mut CommandBatch<ExpectedReply>,
-        held: &PendingPublish,
+        pending: &PendingPublish,
         body: EnvelopeBody,
     ) {
-        let (topic, envelope) = (held.topic_name(self.keys), self.envelope_of(held, body));
+        let (topic, envelope) = (pending.topic_name(self.keys), self.envelope_of(pending, body));
         let mut publish = cmd("SPUBLISH");
-        publish.arg(&topic).arg(self.seals.encode_sealed(held.publish.app_id(), &topic, &envelope));
+        publish.arg(&topic).arg(self.seals.encode_sealed(
+            pending.publish.app_id(),
+            &topic,
+            &envelope,
+        ));
         batch.add_command(publish, ExpectedReply::Done);
     }
 
-    fn envelope_of(&self, held: &PendingPublish, body: EnvelopeBody) -> Envelope {
-        let manner = match &held.publish {
+    fn envelope_of(&self, pending: &PendingPublish, body: EnvelopeBody) -> Envelope {
+        let manner = match &pending.publish {
             OutgoingEvent::Event { manner, .. } => *manner,
             _ => Manner::AtOnce,
         };
         let whisper = manner == Manner::Whisper;
-        let again = held.taken > 0;
-        Envelope { whisper, again, ..self.new_envelope(held.serial, held.told, body) }
+        let again = pending.taken > 0;
+        Envelope { whisper, again, ..self.new_envelope(pending.serial, pending.delivered, body) }
     }
 
     /// Notes a withdrawal for clients that come back only after it.
@@ -261,37 +276,38 @@ impl LinkWriter<'_> {
         batch.add_command(publish, ExpectedReply::Published);
     }
 
-    fn add_kept(&mut self, batch: &mut CommandBatch<ExpectedReply>, held: &PendingPublish) {
-        let OutgoingEvent::Cached { topic, except, frame, data, ttl, max, .. } = &held.publish
+    fn add_kept(&mut self, batch: &mut CommandBatch<ExpectedReply>, pending: &PendingPublish) {
+        let OutgoingEvent::Cached { topic, except, frame, data, ttl, max, .. } = &pending.publish
         else {
             return;
         };
         let bytes = (frame.len() + data.len(), *max);
-        let out = self.kept.keeping.keep_event(topic, bytes, held.serial, Instant::now() + *ttl);
+        let out =
+            self.kept.cache_budget.keep_event(topic, bytes, pending.serial, Instant::now() + *ttl);
         let (plain, frame, data) = (frame.clone(), frame.clone(), data.clone());
         let body = EnvelopeBody::Cached { except: *except, frame, data };
-        let (name, envelope) = (self.keys.topic_name(topic), self.envelope_of(held, body));
+        let (name, envelope) = (self.keys.topic_name(topic), self.envelope_of(pending, body));
         let parts = self.seals.sealed_parts(&topic.app, &name, &envelope);
         // It lasts on with each event, but counts among the app's.
         let log = self.keys.channel_key(topic, 'l');
-        let lasts = self.kept.lasting.needs_expire(&topic.app, &log, held.lasts()).abs();
-        let room = self.kept.lasting.log_room(&topic.app, &parts);
+        let lasts = self.kept.log_expiry.needs_expire(&topic.app, &log, pending.lasts()).abs();
+        let room = self.kept.log_expiry.log_room(&topic.app, &parts);
         // Another may be the last by now.
-        let plain = (held.taken > 0).then(|| {
+        let plain = (pending.taken > 0).then(|| {
             let body = EnvelopeBody::Event { except: *except, frame: plain };
-            self.seals.sealed_parts(&topic.app, &name, &self.envelope_of(held, body))
+            self.seals.sealed_parts(&topic.app, &name, &self.envelope_of(pending, body))
         });
         let args = CacheArgs {
             ttl: (ttl.as_millis() as u64).max(1),
             most: self.settings.replay,
-            again: held.sent,
-            taken: held.taken,
+            again: pending.sent,
+            taken: pending.taken,
             plain: plain.as_ref(),
             event: LoggedEvent { topic: name, parts, lasts, room },
         };
         batch.add_command(
             args.call(&self.channel_keys(topic, "vcl")),
-            ExpectedReply::Placed { serial: held.serial },
+            ExpectedReply::Placed { serial: pending.serial },
         );
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
@@ -308,12 +324,12 @@ impl LinkWriter<'_> {
         answers: &[(ExpectedReply, Value)],
     ) {
         let (dedup, keys, topics) = (self.dedup.borrow(), self.keys, self.topics);
-        let comes_back = |held: &PendingPublish| {
-            !held.told
-                && held
+        let comes_back = |pending: &PendingPublish| {
+            !pending.delivered
+                && pending
                     .offline_fallback()
                     .is_some_and(|(topic, _)| topics.read_topic(topic, |_| ()).is_some())
-                && !dedup.has_own(&held.topic_name(keys), held.serial)
+                && !dedup.has_own(&pending.topic_name(keys), pending.serial)
         };
         self.kept.flying.retain(comes_back);
         let placed = answers.iter().filter_map(|(expected, value)| match expected {
@@ -321,12 +337,12 @@ impl LinkWriter<'_> {
             _ => None,
         });
         let placed: HashMap<u64, &Value> = placed.collect();
-        for held in self.kept.held.drain(..count) {
-            let taken = placed.get(&held.serial).copied().and_then(reply::as_number);
+        for pending in self.kept.publishes.drain(..count) {
+            let taken = placed.get(&pending.serial).copied().and_then(reply::as_number);
             let taken = taken.filter(|taken| *taken > 0);
-            self.kept.recent.note_taken(&held, taken.unwrap_or_else(|| self.status.clock.now()));
-            if comes_back(&held) {
-                self.kept.flying.push_back(held);
+            self.kept.recent.note_taken(&pending, taken.unwrap_or_else(|| self.status.clock.now()));
+            if comes_back(&pending) {
+                self.kept.flying.push_back(pending);
             }
         }
         // Subtracted only now: until Redis confirms them they are memory that this node holds.
@@ -356,33 +372,33 @@ impl LinkWriter<'_> {
             let _ = self.events.send(clients::unknown(replay)).await;
         }
         let (keys, queued) = (self.keys, &self.status.queued);
-        let came = |held: &PendingPublish| {
-            self.dedup.borrow().has_own(&held.topic_name(keys), held.serial)
+        let came = |pending: &PendingPublish| {
+            self.dedup.borrow().has_own(&pending.topic_name(keys), pending.serial)
         };
         let (now, recent) = (self.status.clock.now(), &mut self.kept.recent);
-        self.kept.held.retain(|held| {
+        self.kept.publishes.retain(|pending| {
             // One that is said again came before it was lost.
-            let waits = held.taken > 0 || !came(held);
+            let waits = pending.taken > 0 || !came(pending);
             if !waits {
                 // Not everybody need have heard it who is to, and Redis may lose it as what it has answered.
-                recent.note_taken(held, now);
-                queued.fetch_sub(held.publish.queued_bytes(), Ordering::Relaxed);
+                recent.note_taken(pending, now);
+                queued.fetch_sub(pending.publish.queued_bytes(), Ordering::Relaxed);
             }
             waits
         });
         // Nor is it known which logs were told to last on.
-        self.kept.lasting = LogExpiry::default();
+        self.kept.log_expiry = LogExpiry::default();
         // Those that Redis took will not come back either, and are not sent again.
         let flying = std::mem::take(&mut self.kept.flying);
-        let flying = flying.iter().filter(|held| !came(held));
-        let held = self.kept.held.iter().filter(|held| !held.told);
-        for held in flying.chain(held) {
-            if let Some((topic, alone)) = held.offline_fallback() {
-                self.note_local_delivery(topic, held.serial);
+        let flying = flying.iter().filter(|pending| !came(pending));
+        let pending = self.kept.publishes.iter().filter(|pending| !pending.delivered);
+        for pending in flying.chain(pending) {
+            if let Some((topic, alone)) = pending.offline_fallback() {
+                self.note_local_delivery(topic, pending.serial);
                 let _ = self.events.send(LinkEvent::Alone(alone)).await;
             }
         }
-        self.kept.held.iter_mut().for_each(|held| held.told = true);
+        self.kept.publishes.iter_mut().for_each(|pending| pending.delivered = true);
     }
 
     /// Subscribers here have an event that will not come back.

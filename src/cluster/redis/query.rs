@@ -125,12 +125,14 @@ async fn ask_of_client(
         LinkQuery::TakeOver { app, key, node, request } => {
             let body = EnvelopeBody::TakeOver { request, app: app.clone(), key: key.into() };
             // 0: it is for one node and has no place in the order of what nodes publish.
-            let (serial, sent, told) = (0, now_us(), false);
+            let (serial, sent, delivered) = (0, now_us(), false);
             let (whisper, again) = (false, false);
             let (origin, version) = (own, 0);
-            let envelope = Envelope { origin, serial, version, sent, told, whisper, again, body };
-            let told = claims::take_over(servers, trust, status, (envelope, &app, node)).await?;
-            Some(LinkReply::Told(told))
+            let envelope =
+                Envelope { origin, serial, version, sent, delivered, whisper, again, body };
+            let receivers =
+                claims::take_over(servers, trust, status, (envelope, &app, node)).await?;
+            Some(LinkReply::Told(receivers))
         }
         _ => None,
     })

@@ -31,7 +31,7 @@ pub(super) struct LinkReader<'a> {
     pub(super) trust: EnvelopeTrust<'a>,
     pub(super) node: u64,
     /// Bounded: a node that falls behind stops reading, and Redis closes the connection.
-    pub(super) far: &'a mpsc::Sender<LinkEvent>,
+    pub(super) events: &'a mpsc::Sender<LinkEvent>,
     pub(super) figures: &'a LinkMetrics,
     pub(super) clock: &'a RedisClock,
     /// Shared with the other tasks of the link, which run on one thread.
@@ -80,7 +80,7 @@ impl LinkReader<'_> {
         if self.next.is_none() {
             return true;
         }
-        let Ok(place) = self.far.reserve().await else { return false };
+        let Ok(place) = self.events.reserve().await else { return false };
         if let Some((arrival, message, mark)) = self.next.take() {
             place.send(arrival);
             self.dedup.borrow_mut().note_delivered(message.get_channel_name(), mark);
@@ -162,7 +162,7 @@ pub(super) fn event_of(
         TopicName::All => (!own).then(|| request_of(envelope, late)).flatten(),
         TopicName::Topic { app, channel } => {
             // Its own subscribers were given it when it was sent, unless clients that come back are to have it.
-            if own && envelope.told && matches!(envelope.body, EnvelopeBody::Event { .. }) {
+            if own && envelope.delivered && matches!(envelope.body, EnvelopeBody::Event { .. }) {
                 return None;
             }
             let channel = ChannelName::of_node(channel).ok()?;

@@ -37,12 +37,12 @@ impl RecentPublishes {
     }
 
     /// A publish was taken at this time of Redis; a cached one got it as its version.
-    pub(super) fn note_taken(&mut self, held: &PendingPublish, taken: u64) {
+    pub(super) fn note_taken(&mut self, pending: &PendingPublish, taken: u64) {
         let now = Instant::now();
-        let taken = if held.taken > 0 { held.taken } else { taken };
-        self.bytes += held.publish.queued_bytes();
-        let held = PendingPublish { sent: true, told: true, taken, ..held.clone() };
-        self.publishes.push_back((now, held));
+        let taken = if pending.taken > 0 { pending.taken } else { taken };
+        self.bytes += pending.publish.queued_bytes();
+        let pending = PendingPublish { sent: true, delivered: true, taken, ..pending.clone() };
+        self.publishes.push_back((now, pending));
         while let Some((since, oldest)) = self.publishes.front() {
             if now - *since <= LOST_WITHIN && self.bytes <= MAX_BYTES {
                 break;
@@ -58,15 +58,16 @@ impl RecentPublishes {
         is_its: impl Fn(&PendingPublish) -> bool,
     ) -> Vec<PendingPublish> {
         let end = self.cut.unwrap_or_else(Instant::now);
-        let (its, others) =
-            std::mem::take(&mut self.publishes).into_iter().partition(|(_, held)| is_its(held));
+        let (its, others) = std::mem::take(&mut self.publishes)
+            .into_iter()
+            .partition(|(_, pending)| is_its(pending));
         self.publishes = others;
-        self.bytes = self.publishes.iter().map(|(_, held)| held.publish.queued_bytes()).sum();
+        self.bytes = self.publishes.iter().map(|(_, pending)| pending.publish.queued_bytes()).sum();
         let its: VecDeque<(Instant, PendingPublish)> = its;
         // It may have taken as long again to find out.
         let young =
             its.into_iter().filter(|(at, _)| end.duration_since(*at) <= LOST_WITHIN + LOST_WITHIN);
-        young.map(|(_, held)| held).collect()
+        young.map(|(_, pending)| pending).collect()
     }
 }
 
@@ -80,7 +81,7 @@ mod tests {
     use crate::cluster::link::{Manner, OutgoingEvent};
     use crate::protocol::channel::ChannelName;
 
-    fn held(serial: u64, bytes: usize) -> PendingPublish {
+    fn pending(serial: u64, bytes: usize) -> PendingPublish {
         let channel = ChannelName::parse("c", 200).unwrap();
         let topic = Topic { app: AppId::new("a"), channel };
         let (frame, manner) = (Bytes::from(vec![0; bytes]), Manner::AtOnce);
@@ -88,7 +89,7 @@ mod tests {
         PendingPublish {
             since: Instant::now(),
             serial,
-            told: false,
+            delivered: false,
             sent: false,
             taken: 0,
             publish,
@@ -99,13 +100,16 @@ mod tests {
     fn what_was_taken_last_is_remembered_in_its_order() {
         let mut recent = RecentPublishes::default();
         for serial in 1..=20 {
-            recent.note_taken(&held(serial, 1 << 20), serial);
+            recent.note_taken(&pending(serial, 1 << 20), serial);
         }
-        let again: Vec<_> =
-            recent.take_doubtful(|_| true).iter().map(|held| (held.serial, held.taken)).collect();
+        let again: Vec<_> = recent
+            .take_doubtful(|_| true)
+            .iter()
+            .map(|pending| (pending.serial, pending.taken))
+            .collect();
         assert_eq!(again, (14..=20).map(|serial| (serial, serial)).collect::<Vec<_>>());
         assert!(recent.take_doubtful(|_| true).is_empty());
-        let again = PendingPublish { taken: 3, ..held(21, 1) };
+        let again = PendingPublish { taken: 3, ..pending(21, 1) };
         recent.note_taken(&again, 9);
         assert_eq!(recent.take_doubtful(|_| true)[0].taken, 3, "when it was taken first");
     }
@@ -113,23 +117,23 @@ mod tests {
     #[test]
     fn what_one_master_took_is_said_again_alone() {
         let mut recent = RecentPublishes::default();
-        (1..=4).for_each(|serial| recent.note_taken(&held(serial, 1), serial));
-        let its = recent.take_doubtful(|held| held.serial % 2 == 0);
-        assert_eq!(its.iter().map(|held| held.serial).collect::<Vec<_>>(), [2, 4]);
+        (1..=4).for_each(|serial| recent.note_taken(&pending(serial, 1), serial));
+        let its = recent.take_doubtful(|pending| pending.serial % 2 == 0);
+        assert_eq!(its.iter().map(|pending| pending.serial).collect::<Vec<_>>(), [2, 4]);
         let others = recent.take_doubtful(|_| true);
-        assert_eq!(others.iter().map(|held| held.serial).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(others.iter().map(|pending| pending.serial).collect::<Vec<_>>(), [1, 3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_however_long_forgets_nothing() {
         let mut recent = RecentPublishes::default();
-        recent.note_taken(&held(1, 1), 1);
+        recent.note_taken(&pending(1, 1), 1);
         tokio::time::advance(LOST_WITHIN * 3).await;
-        recent.note_taken(&held(2, 1), 2);
+        recent.note_taken(&pending(2, 1), 2);
         recent.note_link_lost();
         tokio::time::advance(LOST_WITHIN * 9).await;
         recent.note_link_lost();
         let again = recent.take_doubtful(|_| true);
-        assert_eq!(again.iter().map(|held| held.serial).collect::<Vec<_>>(), [2]);
+        assert_eq!(again.iter().map(|pending| pending.serial).collect::<Vec<_>>(), [2]);
     }
 }

@@ -230,9 +230,14 @@ impl LinkWriter<'_> {
     }
 
     /// The time is this node's own: it only shows how long messages take.
-    pub(super) fn new_envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
+    pub(super) fn new_envelope(
+        &self,
+        serial: u64,
+        delivered: bool,
+        body: EnvelopeBody,
+    ) -> Envelope {
         let (origin, whisper, again) = (self.kept.node, false, false);
-        Envelope { origin, serial, version: 0, sent: now_us(), told, whisper, again, body }
+        Envelope { origin, serial, version: 0, sent: now_us(), delivered, whisper, again, body }
     }
 
     /// The parts of an envelope for a script. It has no serial, since the script gives it a version.
@@ -296,14 +301,14 @@ impl LinkWriter<'_> {
         self.open_topics(&opened).await?;
         // Publishes from before a topic was opened are in its log when it is read.
         let up = self.status.up.load(Ordering::Relaxed);
-        let (held, bytes) = if up { self.add_publishes(&mut batch) } else { (0, 0) };
+        let (count, bytes) = if up { self.add_publishes(&mut batch) } else { (0, 0) };
         let mut openings = self.load_topics(&mut batch, opened);
         self.ask_for_missed(&mut batch);
         let parked = self.park(&mut batch);
         if !batch.is_empty() {
             let answers = batch.send_all(&mut self.servers, self.status).await?;
             self.link.batch.clear();
-            self.note_published((held, bytes), &answers);
+            self.note_published((count, bytes), &answers);
             self.forget_parked(parked);
             self.take_replies(answers, &mut openings).await?;
         }
@@ -312,7 +317,7 @@ impl LinkWriter<'_> {
         }
         self.send_reply(questions).await?;
         let waits = !self.link.replays.is_empty() || self.is_parking();
-        if up && (waits || !self.kept.held.is_empty()) {
+        if up && (waits || !self.kept.publishes.is_empty()) {
             return Box::pin(self.carry_out()).await;
         }
         Ok(())
@@ -334,8 +339,8 @@ impl LinkWriter<'_> {
         let user = member.user_id.clone();
         let body = EnvelopeBody::Joined { user: user.clone(), info: member.user_info.clone() };
         let (parts, name) = (self.sealed_parts(&topic, body), self.keys.topic_name(&topic));
-        let (place, held) = (self.status.clock.to_redis(place), held_topic(&topic));
-        let join = JoinArgs { member, max, topic: &name, parts: &parts, place, held };
+        let (place, held_key) = (self.status.clock.to_redis(place), held_topic(&topic));
+        let join = JoinArgs { member, max, topic: &name, parts: &parts, place, held_key };
         let join = join.call(&self.channel_keys(&topic, "vmrk0"));
         batch.add_command(join, ExpectedReply::Joined { topic, user });
     }
@@ -351,7 +356,7 @@ impl LinkWriter<'_> {
     /// Every node with a lease now must answer; nodes that start later did not get the request.
     async fn take_living(&self, request: u64, value: Value) -> Result<(), LinkError> {
         let fence = FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), value]));
-        let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
+        let leases = fence.ok_or(LinkError::Unexpected)?.valid.into_iter();
         let tags = self.servers.current_leases().map(|lease| lease.tag).collect();
         let own = (self.kept.node, &tags);
         let nodes = self.kept.peers.living_nodes(own, leases.map(|(id, _)| id));
@@ -463,7 +468,7 @@ impl LinkWriter<'_> {
         self.report_counts().await?;
         for (question, asker) in questions {
             if let LinkQuery::Channel(topic) = &question {
-                self.kept.keeping.touch(topic);
+                self.kept.cache_budget.touch(topic);
             }
             let asked = (self.trust, self.kept.node, question);
             if let Some(answer) =

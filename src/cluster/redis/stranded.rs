@@ -28,12 +28,12 @@ fn take_old(
     (max_age, status): (Duration, &LinkStatus),
 ) -> (usize, usize) {
     let (mut kept, mut dropped) = (0, 0);
-    while let Some(held) = queue.pop_front_if(|held| held.since.elapsed() > max_age) {
-        let bytes = held.publish.queued_bytes();
+    while let Some(pending) = queue.pop_front_if(|pending| pending.since.elapsed() > max_age) {
+        let bytes = pending.publish.queued_bytes();
         // A withdrawal must reach the other nodes however late.
-        if held.publish.is_urgent() && held.since.elapsed() <= URGENT_AGE {
+        if pending.publish.is_urgent() && pending.since.elapsed() <= URGENT_AGE {
             kept += bytes;
-            urgent.push(held);
+            urgent.push(pending);
             continue;
         }
         dropped += bytes;
@@ -45,7 +45,7 @@ fn take_old(
 impl LinkState {
     /// Drops publishes that have waited too long.
     pub(super) fn drop_old(&mut self, max_age: Duration, status: &LinkStatus) {
-        let (_, dropped) = take_old(&mut self.held, &mut self.urgent, (max_age, status));
+        let (_, dropped) = take_old(&mut self.publishes, &mut self.urgent, (max_age, status));
         // Relaxed: counts of bytes order nothing else.
         status.queued.fetch_sub(dropped, Ordering::Relaxed);
     }
@@ -68,17 +68,17 @@ impl LinkState {
         if !servers.is_partial() {
             return;
         }
-        let is_away = |held: &PendingPublish| servers.is_publish_away(keys, &held.publish);
+        let is_away = |pending: &PendingPublish| servers.is_publish_away(keys, &pending.publish);
         let since = Instant::now();
-        for held in self.recent.take_doubtful(is_away) {
-            status.stranded.fetch_add(held.publish.queued_bytes(), Ordering::Relaxed);
-            self.stranded.push_back(PendingPublish { since, ..held });
+        for pending in self.recent.take_doubtful(is_away) {
+            status.stranded.fetch_add(pending.publish.queued_bytes(), Ordering::Relaxed);
+            self.stranded.push_back(PendingPublish { since, ..pending });
         }
-        for held in std::mem::take(&mut self.held) {
-            if is_away(&held) {
-                self.strand(held, (status, max_bytes));
+        for pending in std::mem::take(&mut self.publishes) {
+            if is_away(&pending) {
+                self.strand(pending, (status, max_bytes));
             } else {
-                self.held.push_back(held);
+                self.publishes.push_back(pending);
             }
         }
     }
@@ -86,11 +86,12 @@ impl LinkState {
     /// A publish waits for what is away, if there is room.
     pub(super) fn strand(
         &mut self,
-        held: PendingPublish,
+        pending: PendingPublish,
         (status, max_bytes): (&LinkStatus, usize),
     ) {
-        let bytes = held.publish.queued_bytes();
-        if status.stranded.load(Ordering::Relaxed) + bytes > max_bytes && !held.publish.is_urgent()
+        let bytes = pending.publish.queued_bytes();
+        if status.stranded.load(Ordering::Relaxed) + bytes > max_bytes
+            && !pending.publish.is_urgent()
         {
             // Dropped for the limit. Urgent publishes pass it: a right that was revoked must not outlive it.
             status.queued.fetch_sub(bytes, Ordering::Relaxed);
@@ -98,14 +99,14 @@ impl LinkState {
             return;
         }
         shift_bytes(&status.queued, &status.stranded, bytes);
-        self.stranded.push_back(held);
+        self.stranded.push_back(pending);
     }
 
     /// After a lost link all publishes wait together again; those that were set aside come first.
     pub(super) fn gather_stranded(&mut self, status: &LinkStatus) {
-        for held in std::mem::take(&mut self.stranded).into_iter().rev() {
-            shift_bytes(&status.stranded, &status.queued, held.publish.queued_bytes());
-            self.held.push_front(held);
+        for pending in std::mem::take(&mut self.stranded).into_iter().rev() {
+            shift_bytes(&status.stranded, &status.queued, pending.publish.queued_bytes());
+            self.publishes.push_front(pending);
         }
     }
 }
@@ -119,9 +120,9 @@ mod tests {
     use crate::protocol::channel::ChannelName;
     use crate::protocol::member::UserId;
 
-    fn held(serial: u64, publish: OutgoingEvent) -> PendingPublish {
+    fn pending(serial: u64, publish: OutgoingEvent) -> PendingPublish {
         let since = Instant::now();
-        PendingPublish { since, serial, told: false, sent: false, taken: 0, publish }
+        PendingPublish { since, serial, delivered: false, sent: false, taken: 0, publish }
     }
 
     #[tokio::test(start_paused = true)]
@@ -133,16 +134,16 @@ mod tests {
         let (user, asked) = (UserId::parse("u").unwrap(), std::time::Instant::now());
         let terminate = OutgoingEvent::Terminate { app, user, asked };
         let mut queue: VecDeque<_> =
-            [held(1, event.clone()), held(2, terminate), held(3, event.clone())].into();
+            [pending(1, event.clone()), pending(2, terminate), pending(3, event.clone())].into();
         let age = Duration::from_secs(60);
         tokio::time::advance(age).await;
-        queue.push_back(held(4, event));
+        queue.push_back(pending(4, event));
         let (status, mut urgent) = (LinkStatus::default(), Vec::new());
         assert_eq!(take_old(&mut queue, &mut urgent, (age, &status)), (0, 0));
         tokio::time::advance(Duration::from_secs(1)).await;
         let (kept, dropped) = take_old(&mut queue, &mut urgent, (age, &status));
-        assert_eq!(urgent.iter().map(|held| held.serial).collect::<Vec<_>>(), [2]);
-        assert_eq!(queue.iter().map(|held| held.serial).collect::<Vec<_>>(), [4]);
+        assert_eq!(urgent.iter().map(|pending| pending.serial).collect::<Vec<_>>(), [2]);
+        assert_eq!(queue.iter().map(|pending| pending.serial).collect::<Vec<_>>(), [4]);
         assert_eq!(dropped, 2 * kept, "as large each");
         assert_eq!(status.figures.dropped.load(Ordering::Relaxed), 2);
     }

@@ -64,7 +64,7 @@ impl LinkWriter<'_> {
                 self.ask_log(batch, &self.keys.log_keys(&topic), after, opening);
             }
             if kind.cache {
-                self.kept.keeping.touch(&topic);
+                self.kept.cache_budget.touch(&topic);
                 let kept = read_cached(&self.channel_keys(&topic, "cv"));
                 batch.add_command(kept, ExpectedReply::Kept { opening });
             }
@@ -149,11 +149,11 @@ impl LinkWriter<'_> {
         let is_before = |kept: &RetainedEvent| after.is_some_and(|after| kept.version <= after);
         let cached = cached.filter(|(kept, ..)| !whole || is_before(kept));
         let cached = cached.map(|(kept, mark, last)| {
-            let told = whole || self.dedup.borrow().is_known(&name, mark);
+            let delivered = whole || self.dedup.borrow().is_known(&name, mark);
             // Of what was sent before it was read, the rest comes behind the last.
             let version = kept.version.max(if after == Some(0) { last } else { 0 });
             self.dedup.borrow_mut().note_kept(&name, mark);
-            RetainedEvent { version, told, ..kept }
+            RetainedEvent { version, delivered, ..kept }
         });
         if after == Some(0) {
             // What this node had published there is in what was read, and need not come back.

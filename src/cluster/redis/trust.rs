@@ -95,8 +95,8 @@ mod tests {
 
     fn event((origin, serial): (u64, u64), version: u64) -> Envelope {
         let body = EnvelopeBody::Event { except: None, frame: Bytes::from_static(b"\x81\x01x") };
-        let (sent, told, whisper, again) = (0, true, false, false);
-        Envelope { origin, serial, version, sent, told, whisper, again, body }
+        let (sent, delivered, whisper, again) = (0, true, false, false);
+        Envelope { origin, serial, version, sent, delivered, whisper, again, body }
     }
 
     /// A node that hears a topic, with a Redis that may lose its data and begin with an earlier clock.

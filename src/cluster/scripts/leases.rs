@@ -156,7 +156,7 @@ pub(in crate::cluster) struct FenceReply {
     /// Since when it has its data.
     pub(in crate::cluster) epoch: u64,
     /// Leases that hold, each with what changes whenever it is renewed.
-    pub(in crate::cluster) held: Vec<(String, String)>,
+    pub(in crate::cluster) valid: Vec<(String, String)>,
     /// Leases that do not hold any more and are being cleared.
     pub(in crate::cluster) fenced: Vec<String>,
     /// Nodes that have said all they hold.
@@ -179,7 +179,7 @@ impl FenceReply {
                 Some(("+", lease)) => {
                     fence.whole.extend(lease.get(..8).map(str::to_owned));
                 }
-                Some(_) => fence.held.push((field.to_owned(), value.to_owned())),
+                Some(_) => fence.valid.push((field.to_owned(), value.to_owned())),
             }
         }
         Some(fence)
@@ -187,7 +187,7 @@ impl FenceReply {
 
     /// Whether a lease is valid, or still being cleared.
     pub(in crate::cluster) fn knows(&self, lease: &str) -> bool {
-        self.held.iter().any(|(id, _)| id == lease) || self.fenced.iter().any(|id| id == lease)
+        self.valid.iter().any(|(id, _)| id == lease) || self.fenced.iter().any(|id| id == lease)
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
         let fields = Value::Array(fields.map(word).into());
         let fence = FenceReply::parse_reply(&Value::Array(vec![word("12"), fields])).unwrap();
         assert_eq!((fence.now, fence.epoch), (12, 5));
-        assert_eq!(fence.held, [("0000000a00000001".to_owned(), "3".to_owned())]);
+        assert_eq!(fence.valid, [("0000000a00000001".to_owned(), "3".to_owned())]);
         assert_eq!(fence.fenced, ["1"]);
         assert!(fence.whole.contains("0000000a"));
         assert_eq!(FenceReply::parse_reply(&Value::Nil), None);

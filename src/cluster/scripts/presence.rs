@@ -108,7 +108,7 @@ pub(in crate::cluster) struct JoinArgs<'a> {
     /// The version of an earlier join, by Redis's clock; 0: a new one.
     pub(in crate::cluster) place: u64,
     /// The channel in the list of what the lease holds.
-    pub(in crate::cluster) held: String,
+    pub(in crate::cluster) held_key: String,
 }
 
 impl JoinArgs<'_> {
@@ -122,7 +122,7 @@ impl JoinArgs<'_> {
         };
         let mut call = Script::Join.call(keys);
         call.arg(user_id.as_str()).arg(&**user_info).arg(self.max).arg(self.topic);
-        call.arg(head).arg(mac).arg(rest).arg(place).arg(&self.held);
+        call.arg(head).arg(mac).arg(rest).arg(place).arg(&self.held_key);
         call
     }
 }
@@ -217,7 +217,7 @@ mod tests {
             topic: "t",
             parts: &parts,
             place: 7,
-            held: "c".into(),
+            held_key: "c".into(),
         };
         let sent = arguments(&join.call(&[]));
         assert_eq!(sent, ["u", "{}", "9", "t", "h", "m", "r", "0000000000000007", "c"]);

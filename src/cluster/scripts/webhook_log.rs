@@ -160,7 +160,7 @@ pub(in crate::cluster) struct LogWriteArgs<'a> {
     /// How long the log may be.
     pub(in crate::cluster) most: usize,
     /// The app in the list of what the lease holds.
-    pub(in crate::cluster) held: String,
+    pub(in crate::cluster) held_key: String,
     /// The topic that wakes the log's reader.
     pub(in crate::cluster) wakeup_topic: String,
     /// The node that writes, in hexadecimal.
@@ -177,7 +177,7 @@ impl LogWriteArgs<'_> {
         entries: impl Iterator<Item = (String, &'a str)>,
     ) -> ScriptCall {
         let mut call = self.cleared.map_or(Script::WriteLog, |_| Script::ClearLog).call(keys);
-        call.arg(self.marker).arg(self.new_marker).arg(self.most).arg(self.held);
+        call.arg(self.marker).arg(self.new_marker).arg(self.most).arg(self.held_key);
         call.arg(self.wakeup_topic).arg(self.node);
         for (sign, text) in entries {
             call.arg(sign).arg(text);
@@ -232,7 +232,7 @@ pub(in crate::cluster) struct LogReadArgs<'a> {
     /// The topic that wakes the log's reader.
     pub(in crate::cluster) wakeup_topic: String,
     /// The app in the list of what the lease holds.
-    pub(in crate::cluster) held: String,
+    pub(in crate::cluster) held_key: String,
     /// The last entry that was read; none: from the first on.
     pub(in crate::cluster) after: Option<&'a str>,
     /// Most entries to read.
@@ -255,7 +255,7 @@ impl LogReadArgs<'_> {
         };
         let from = self.after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         let mut call = Script::ReadLog.call(keys);
-        call.arg(self.node).arg(wish).arg(self.wakeup_topic).arg(self.held);
+        call.arg(self.node).arg(wish).arg(self.wakeup_topic).arg(self.held_key);
         call.arg(from).arg(self.most).arg(self.lapsed);
         done.for_each(|id| {
             call.arg(id);
@@ -339,7 +339,7 @@ mod tests {
             marker: "m",
             new_marker: "n",
             most: 5,
-            held: "wapp".into(),
+            held_key: "wapp".into(),
             wakeup_topic: "t".into(),
             node: "1f".into(),
             cleared,
@@ -358,7 +358,7 @@ mod tests {
             node: "1f",
             wish,
             wakeup_topic: "t".into(),
-            held: "wapp".into(),
+            held_key: "wapp".into(),
             after,
             most: 9,
             lapsed: String::new(),

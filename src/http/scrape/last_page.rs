@@ -21,7 +21,7 @@ pub struct LastPage(Mutex<Option<MadePage>>);
 struct MadePage {
     page: Bytes,
     /// How many might have been made after it, at `since`.
-    left: f64,
+    pages_left: f64,
     /// When it was made.
     since: Instant,
     /// How long it took to make.
@@ -37,14 +37,15 @@ impl LastPage {
         let left = last.as_ref().map_or(PAGES_AT_ONCE, |last| {
             let passed = now.saturating_duration_since(last.since).as_secs_f64();
             let made = passed * PAGE_SHARE / last.took.as_secs_f64().max(1e-6);
-            (last.left + made).min(PAGES_AT_ONCE)
+            (last.pages_left + made).min(PAGES_AT_ONCE)
         });
         match &*last {
             Some(last) if left < 1.0 => last.page.clone(),
             _ => {
                 let page = make();
                 let took = clock().saturating_duration_since(now);
-                *last = Some(MadePage { page: page.clone(), left: left - 1.0, since: now, took });
+                *last =
+                    Some(MadePage { page: page.clone(), pages_left: left - 1.0, since: now, took });
                 page
             }
         }

@@ -63,7 +63,7 @@ fn an_end_that_is_taken_back_is_done_with_its_taking_back() {
     stage.turn(true);
     stage.turn(false);
     assert_eq!((stage.wait(2_900), stage.wait(200)), (0, 1), "the last one alone is due");
-    assert!(stage.ends.due.is_empty() && stage.ends.held.is_empty());
+    assert!(stage.ends.due.is_empty() && stage.ends.waiting.is_empty());
 }
 
 #[test]

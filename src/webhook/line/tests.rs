@@ -7,11 +7,11 @@ fn turned(number: usize, is: bool) -> WebhookMessage {
     WebhookMessage::turned((channel, None), is)
 }
 
-fn put(line: &mut EventLine, message: WebhookMessage, held: Persistence) -> bool {
+fn put(line: &mut EventLine, message: WebhookMessage, persistence: Persistence) -> bool {
     if line.take_back(&message).is_some() {
         return false;
     }
-    line.push(QueuedEvent { at: 0, content: QueuedContent::Message(message), held });
+    line.push(QueuedEvent { at: 0, content: QueuedContent::Message(message), persistence });
     true
 }
 
@@ -67,7 +67,7 @@ fn what_the_spool_has_is_named_when_it_is_done_with() {
     line.push(QueuedEvent {
         at: 0,
         content: QueuedContent::Json(json.into()),
-        held: Persistence::Spooled(7),
+        persistence: Persistence::Spooled(7),
     });
     let mut text = Vec::new();
     line.iter().for_each(|one| one.content.write_json(&mut text));

@@ -48,7 +48,7 @@ pub struct Beyond {
     pub(super) held: VecDeque<(u64, OutgoingEvent)>,
     /// Its cached events that have not come back, and those that its subscribers have without that.
     pub(super) flying: Vec<(u64, OutgoingEvent)>,
-    pub(super) told: BTreeSet<u64>,
+    pub(super) delivered: BTreeSet<u64>,
 }
 
 /// What becomes of an order.
@@ -76,7 +76,7 @@ impl Beyond {
     pub(super) fn new(number: u64, change: fn(&mut App)) -> Self {
         let (memory, far) = Memory::of_several(number, change);
         far.go_up();
-        let (subscribed, opening, heard, told) = Default::default();
+        let (subscribed, opening, heard, delivered) = Default::default();
         let (unread, published, answers, arrivals) = Default::default();
         let (old, again, held, flying, orders, asked) = Default::default();
         Self {
@@ -101,7 +101,7 @@ impl Beyond {
             serial: 0,
             held,
             flying,
-            told,
+            delivered,
         }
     }
 
@@ -164,10 +164,10 @@ impl Beyond {
         }
         if envelope.origin == self.number {
             // Its own subscribers were given it when it was sent, but for what clients that come back hear in its place.
-            if matches!(envelope.body, EnvelopeBody::Event { .. }) && envelope.told {
+            if matches!(envelope.body, EnvelopeBody::Event { .. }) && envelope.delivered {
                 return;
             }
-            envelope.told = self.told.contains(&envelope.serial);
+            envelope.delivered = self.delivered.contains(&envelope.serial);
             self.flying.retain(|(serial, _)| *serial != envelope.serial);
         }
         let topic = topic.clone();

@@ -148,7 +148,7 @@ impl Loopback {
         node.subscribed.clear();
         node.again.clear();
         for (serial, publish) in std::mem::take(&mut node.flying) {
-            node.told.insert(serial);
+            node.delivered.insert(serial);
             node.publish_alone(&publish);
         }
         node.arrivals.push_back(LinkEvent::Down);
@@ -285,7 +285,7 @@ impl Loopback {
             LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
             LinkRequest::Publish(publish) => {
                 node.serial += 1;
-                node.told.insert(node.serial);
+                node.delivered.insert(node.serial);
                 node.publish_alone(&publish);
                 node.held.push_back((node.serial, publish));
                 return;

@@ -189,8 +189,8 @@ impl Loopback {
             }
             LinkRequest::Ask(question, asker) => {
                 let living: Vec<u64> = self.nodes.iter().map(|node| node.number).collect();
-                let told = self.clients.answer((number, question), asker, &living);
-                told.into_iter().for_each(|(other, told)| self.arrive(other, told));
+                let replies = self.clients.answer((number, question), asker, &living);
+                replies.into_iter().for_each(|(other, reply)| self.arrive(other, reply));
             }
         }
     }
@@ -208,11 +208,11 @@ impl Loopback {
         origin: u64,
         serial: u64,
         topic: &Topic,
-        (version, body, told, whisper): (u64, EnvelopeBody, bool, bool),
+        (version, body, delivered, whisper): (u64, EnvelopeBody, bool, bool),
     ) {
         let is_logged = matches!(body, EnvelopeBody::Event { .. } | EnvelopeBody::Cached { .. });
         let envelope =
-            Envelope { origin, serial, version, sent: 0, told, whisper, again: false, body };
+            Envelope { origin, serial, version, sent: 0, delivered, whisper, again: false, body };
         let log = &mut self.channel(topic).log;
         let place = is_logged.then_some(log.len());
         log.extend(place.map(|_| (now(), envelope.clone())));
@@ -276,10 +276,10 @@ impl Loopback {
                 // No two have one place.
                 self.clock = now().max(self.clock + 1);
                 let body = EnvelopeBody::Event { except, frame };
-                let told = !matches!(manner, Manner::Resumable { .. });
+                let delivered = !matches!(manner, Manner::Resumable { .. });
                 let is_whisper = manner == Manner::Whisper;
                 let version = self.clock;
-                self.send_as(origin, serial, &topic, (version, body, told, is_whisper));
+                self.send_as(origin, serial, &topic, (version, body, delivered, is_whisper));
             }
             OutgoingEvent::Cached { ref topic, except, ref frame, ref data, .. } => {
                 let channel = self.channel(topic);
@@ -291,7 +291,7 @@ impl Loopback {
                 for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
                     let topics = &node.memory.shared.scope.others().unwrap().topics;
                     let is_heard_here = topics.read_topic(topic, |_| ()).is_some();
-                    if is_heard_here && !node.told.contains(&serial) {
+                    if is_heard_here && !node.delivered.contains(&serial) {
                         node.flying.push((serial, publish.clone()));
                     }
                 }
@@ -354,7 +354,7 @@ impl Loopback {
                 frame: frame.clone(),
                 data: data.clone(),
                 ttl: *ttl,
-                told: again,
+                delivered: again,
             }),
             _ => None,
         });
