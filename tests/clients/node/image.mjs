@@ -39,4 +39,4 @@ for (const client of clients) {
 setTimeout(() => {
   console.log(JSON.stringify(counts));
   process.exit(1);
-}, 60_000);
+}, 180_000);
