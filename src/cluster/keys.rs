@@ -58,6 +58,11 @@ impl RedisKeys {
         [log, cut]
     }
 
+    /// What the keys begin with that tell how many logs an app has.
+    pub(super) fn logs_of_app(&self, app: &AppId) -> String {
+        format!("{}:{{{app}}}:g:", self.prefix)
+    }
+
     /// The counts of an app under a lease.
     pub(super) fn lease_counts(&self, app: &AppId, lease: &str) -> String {
         format!("{}:{{{app}}}:n:{lease}", self.prefix)

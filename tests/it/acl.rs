@@ -1,5 +1,6 @@
 //! What Redis must allow nodes: no less and no more than docs/cluster.md lists.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanfare::cluster::redis::diagnose::{RedisFinding, probe_servers};
@@ -10,6 +11,7 @@ use serde_json::json;
 use crate::cluster::{added, joined, node, notice, query, removed};
 use crate::outage::is_cut_off;
 use crate::support::endpoint::Endpoint;
+use crate::support::eventually;
 use crate::support::fixture::Fixture;
 use crate::support::redis::Redis;
 
@@ -71,6 +73,25 @@ fn the_least_rights_are_enough_for_all_that_nodes_do() {
     let users = query(&two, "channels/presence-x/users");
     assert_eq!(users, json!({ "users": [{ "id": "a" }] }));
     assert_eq!(redis.ask(&["ACL", "LOG"]), "", "what was refused");
+}
+
+/// Those of an older version's list lack the right.
+#[test]
+fn nodes_publish_on_where_they_may_not_count_logs() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = user(&redis);
+    redis.ask(&["ACL", "SETUSER", "u", "-pfadd", "-pfcount"]);
+    let one = node(&cluster, |_| {});
+    (0..30).for_each(|_| one.publish("pub", "e", &"x".repeat(90_000)));
+    let refused = eventually(|| match redis.ask(&["ACL", "LOG"]) {
+        log if log.is_empty() => Err("nothing is refused".to_owned()),
+        log => Ok(log),
+    });
+    assert!(refused.is_ok_and(|log| log.contains("pfadd")));
+    // Whoever asks is answered after what was sent before.
+    query(&one, "channels");
+    let link = one.running().shared().scope.others().unwrap().link().clone();
+    assert_eq!(link.figures().connects.load(Ordering::Relaxed), 1, "the link is kept");
 }
 
 /// What `doctor` finds.

@@ -465,3 +465,23 @@ fn logs_of_large_events_do_not_fill_redis() {
     let link = one.running().shared().scope.others().unwrap().link().clone();
     assert!(link.figures().cut.load(Ordering::Relaxed) > 0);
 }
+
+#[test]
+fn logs_that_different_nodes_publish_to_share_what_the_app_may_have() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let [one, two]: [Fixture; 2] = nodes(&cluster);
+    let large = "x".repeat(90_000);
+    (0..40).for_each(|number| one.publish(&format!("pub-{number}"), "e", &large));
+    let log = format!("{}:{{{}/pub}}:l", cluster.prefix, crate::support::fixture::ID);
+    // Of 41 logs each may have 1.56 MiB, and a quarter more before it is cut; alone this one might have four.
+    (0..60).for_each(|_| two.publish("pub", "e", &large));
+    let entries = eventually(|| {
+        two.publish("pub", "e", &large);
+        match redis.ask(&["LLEN", &log]).parse::<usize>().unwrap() {
+            entries @ 17..23 => Ok(entries),
+            entries => Err(entries.to_string()),
+        }
+    });
+    assert!(entries.is_ok(), "{entries:?}");
+}

@@ -149,11 +149,11 @@ fn single_answer(answers: Vec<Value>) -> Result<Value, LinkError> {
     }
 }
 
-/// The keys of the probe by their kinds: a hash, a list, a set, a stream, a text and a sorted set.
-const KEYS: [&str; 6] = ["hash", "list", "set", "stream", "text", "zset"];
+/// The keys of the probe by their kinds: a hash, a list, a `HyperLogLog`, a set, a stream, a text and a sorted set.
+const KEYS: [&str; 7] = ["hash", "list", "log", "set", "stream", "text", "zset"];
 
 /// How each command that scripts call is tried, on keys by their kinds.
-const TRIED: [(&str, &str); 47] = [
+const TRIED: [(&str, &str); 49] = [
     ("TIME", ""),
     ("SET", "text, '1', 'PX', '10000'"),
     ("SETEX", "text, '10', '1'"),
@@ -184,6 +184,8 @@ const TRIED: [(&str, &str); 47] = [
     ("LINDEX", "list, '0'"),
     ("LTRIM", "list, '0', '0'"),
     ("LPOP", "list"),
+    ("PFADD", "log, '1'"),
+    ("PFCOUNT", "log"),
     ("SADD", "set, '1'"),
     ("SMEMBERS", "set"),
     ("SISMEMBER", "set, '1'"),
@@ -200,7 +202,7 @@ const TRIED: [(&str, &str); 47] = [
     ("ZRANGE", "zset, '0', '-1'"),
     ("ZREMRANGEBYSCORE", "zset, '-inf', '0'"),
     ("ZREM", "zset, '1'"),
-    ("DEL", "hash, list, set, stream, text, zset"),
+    ("DEL", "hash, list, log, set, stream, text, zset"),
 ];
 
 /// The commands on keys that nodes call without a script.

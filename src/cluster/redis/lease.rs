@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::batch::CommandBatch;
 use super::leases::{Lease, UNFENCED};
-use super::log_expiry::LogExpiry;
+use super::log_budget::LogBudget;
 use super::opening::REOPENED;
 use super::server::LeasedCommand;
 use super::session::{LinkWriter, MAX_REQUESTS};
@@ -341,7 +341,7 @@ impl LinkWriter<'_> {
         }
         if self.status.clock.set_from(clocks) {
             // Times until which keys live may be shorter than assumed.
-            self.kept.log_expiry = LogExpiry::default();
+            self.kept.log_budget = LogBudget::default();
         }
         if self.servers.is_cluster() && self.link.beats % OLD_EVERY == 1 {
             self.note_tags().await?;

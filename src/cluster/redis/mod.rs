@@ -16,7 +16,7 @@ mod dedup;
 pub mod diagnose;
 mod lease;
 mod leases;
-mod log_expiry;
+mod log_budget;
 mod offline;
 mod opening;
 mod outages;
@@ -64,7 +64,7 @@ use cache_budget::CacheBudget;
 use connections::RedisConnections;
 use dedup::Deduplicator;
 use leases::{Lease, Peers};
-use log_expiry::LogExpiry;
+use log_budget::LogBudget;
 use offline::OfflineRequests;
 use outages::OutageLog;
 use parked::ParkedClients;
@@ -232,8 +232,8 @@ struct LinkState {
     runs: BTreeMap<HostPort, String>,
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<PendingPublish>,
-    /// Until when logs are known not to expire.
-    log_expiry: LogExpiry,
+    /// Logs that this node publishes to: until when they are known not to expire, and their share of the app's bytes.
+    log_budget: LogBudget,
     /// Bytes of cached events that this node has published.
     cache_budget: CacheBudget,
     /// Connections by app.
@@ -295,7 +295,7 @@ impl RedisDriver {
             recent: RecentPublishes::default(),
             runs: BTreeMap::new(),
             flying: VecDeque::new(),
-            log_expiry: LogExpiry::default(),
+            log_budget: LogBudget::default(),
             cache_budget: CacheBudget::default(),
             connections: HashMap::new(),
             leases: Vec::new(),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::batch::CommandBatch;
 use super::clients;
-use super::log_expiry::LogExpiry;
+use super::log_budget::LogBudget;
 use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::{LinkState, PendingPublish};
 use crate::cluster::Topic;
@@ -203,8 +203,8 @@ impl LinkWriter<'_> {
             return self.send_unlogged(batch, pending, envelope.body);
         }
         let parts = self.seals.sealed_parts(app, &topic, &envelope);
-        let lasts = self.kept.log_expiry.needs_expire(app, &log, pending.lasts());
-        let room = self.kept.log_expiry.log_room(app, &parts);
+        let lasts = self.kept.log_budget.needs_expire(app, &log, pending.lasts());
+        let room = self.kept.log_budget.log_room(app, &parts);
         let event = LoggedEvent { topic, parts, lasts, room };
         if pending.sent {
             self.send_together(batch, together);
@@ -290,8 +290,8 @@ impl LinkWriter<'_> {
         let parts = self.seals.sealed_parts(&topic.app, &name, &envelope);
         // It lasts on with each event, but counts among the app's.
         let log = self.keys.channel_key(topic, 'l');
-        let lasts = self.kept.log_expiry.needs_expire(&topic.app, &log, pending.lasts()).abs();
-        let room = self.kept.log_expiry.log_room(&topic.app, &parts);
+        let lasts = self.kept.log_budget.needs_expire(&topic.app, &log, pending.lasts()).abs();
+        let room = self.kept.log_budget.log_room(&topic.app, &parts);
         // Another may be the last by now.
         let plain = (pending.taken > 0).then(|| {
             let body = EnvelopeBody::Event { except: *except, frame: plain };
@@ -387,7 +387,7 @@ impl LinkWriter<'_> {
             waits
         });
         // Nor is it known which logs were told to last on.
-        self.kept.log_expiry = LogExpiry::default();
+        self.kept.log_budget = LogBudget::default();
         // Those that Redis took will not come back either, and are not sent again.
         let flying = std::mem::take(&mut self.kept.flying);
         let flying = flying.iter().filter(|pending| !came(pending));

@@ -141,6 +141,10 @@ pub(super) enum ExpectedReply {
     Done,
     /// How many entries of logs were cut off for their bytes.
     Published,
+    /// How many logs an app has on all nodes.
+    LogsCounted {
+        app: AppId,
+    },
     /// The version of a cached event, and the same.
     Placed {
         serial: u64,
@@ -220,6 +224,7 @@ impl LinkWriter<'_> {
                     self.look_at_newcomers().await?;
                     self.sync_webhook_logs().await?;
                     self.close_idle().await?;
+                    self.count_logs().await?;
                     self.resubscribe_moved_slots().await?;
                     self.look_whether_restored().await?;
                     self.look_for_away().await?;
@@ -419,6 +424,7 @@ impl LinkWriter<'_> {
                         opening.missed = Some(missed);
                     }
                 }
+                ExpectedReply::LogsCounted { app } => self.note_logs(&app, &value)?,
                 ExpectedReply::Living { request } => self.take_living(request, value).await?,
                 ExpectedReply::Replayed => self.take_missed(&value).await?,
                 ExpectedReply::Parked { app } | ExpectedReply::Swept { app } => {

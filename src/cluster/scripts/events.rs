@@ -14,6 +14,9 @@ pub(in crate::cluster) const LOG_LASTS: u64 = 60;
 /// How much longer it may, so that not each entry need say so; seconds.
 pub(in crate::cluster) const LOG_SLACK: u64 = 10;
 
+/// Nodes say once in so many seconds which logs there are.
+pub(in crate::cluster) const LOGS_WINDOW: u64 = 60;
+
 /// Reading a log. An entry is an envelope: the sender and its serial are bytes 5 to 20, the place in the log
 /// bytes 29 to 44.
 pub(super) const LOG: &str = r"
@@ -115,6 +118,22 @@ local reaches = first > 0 and 2 or (is_whole and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
 
+/// KEYS g, which lacks the number of the window; ARGV logs. Notes them, and answers about how many there are: what was
+/// noted in this window and the one before. Where that is refused, for a right that is missing or since the slot is on its
+/// way to another server, the answer is 0: not known.
+pub(super) const COUNT_LOGS: &str = r"
+local window = math.floor(redis.call('TIME')[1] / LOGS_WINDOW)
+local now = KEYS[1] .. string.format('%.0f', window)
+if #ARGV > 0 then
+  local noted = redis.pcall('PFADD', now, unpack(ARGV))
+  if type(noted) == 'table' then return 0 end
+  redis.call('EXPIRE', now, 2 * LOGS_WINDOW)
+end
+local count = redis.pcall('PFCOUNT', now, KEYS[1] .. string.format('%.0f', window - 1))
+if type(count) == 'table' then return 0 end
+return count
+";
+
 /// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time room lasts; fenced. Logs unless `most` is 0. With a time
 /// it was taken then, by a server that may have lost it since; a later event stays the last, and it is sent as the plain event that head mac
 /// rest say in the end. Answers the version that it has, 0 if it is not taken, and how many were cut off.
@@ -202,6 +221,14 @@ fn add_events(mut call: ScriptCall, most: usize, events: &[LoggedEvent]) -> Scri
     for LoggedEvent { topic, parts: EnvelopeParts { head, mac, rest }, lasts, room } in events {
         call.arg(topic).arg(head).arg(mac).arg(rest).arg(*lasts).arg(*room);
     }
+    call
+}
+
+/// Notes logs of an app, with the beginning of the keys for that (`g`). Answers how many it has on all nodes, 0 if that is
+/// not known.
+pub(in crate::cluster) fn count_logs(key: String, logs: &[&str]) -> ScriptCall {
+    let mut call = Script::CountLogs.call(&[key]);
+    call.arg(logs);
     call
 }
 

@@ -10,7 +10,8 @@
 //!   dropped, and `lt`: it was cut off for its bytes; `P:{all}:l` is that of orders to all nodes.
 //!
 //! Of an app, `P:{app}:` and `t`: channel → subscriptions on all nodes; `n:LEASE`: on one node. The empty
-//! channel name stands for the app's connections.
+//! channel name stands for the app's connections. `g:N`: which logs of its channels nodes publish to, of the minute `N`, as
+//! a `HyperLogLog`, which takes 12 kB at most.
 //!
 //! Of an app whose clients may come back to any node, `s`, `q`, `z` and `x`: see `cluster/clients.rs`.
 //!
@@ -101,6 +102,8 @@ pub(super) enum Script {
     PublishAgain,
     /// Reads what a log has after a place.
     Missed,
+    /// Notes logs of an app, and counts those of all nodes.
+    CountLogs,
     /// Caches, logs and publishes an event of a cache channel.
     Cache,
     /// Reads the cached event.
@@ -137,7 +140,7 @@ pub(super) enum Script {
 
 impl Script {
     /// All scripts, to be loaded when a link is made.
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Join,
         Self::Leave,
         Self::Clear,
@@ -145,6 +148,7 @@ impl Script {
         Self::Publish,
         Self::PublishAgain,
         Self::Missed,
+        Self::CountLogs,
         Self::Cache,
         Self::Cached,
         Self::Uncache,
@@ -221,6 +225,7 @@ impl Script {
                 (&[seal::SCRIPT, events::LOG, events::TRIM, events::AGAIN], events::PUBLISH)
             }
             Self::Missed => (&[events::LOG], events::MISSED),
+            Self::CountLogs => (&[], events::COUNT_LOGS),
             Self::Cache => (&[NEXT, seal::SCRIPT, events::LOG, events::TRIM], events::KEEP),
             Self::Cached => (&[], events::KEPT),
             Self::Uncache => (&[], events::FORGET),
@@ -248,6 +253,7 @@ impl Script {
         };
         let text = fence + &needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
+            .replace("LOGS_WINDOW", &events::LOGS_WINDOW.to_string())
             .replace("FACT_KEPT", &webhook_log::FACT_KEPT.to_string())
     }
 }
@@ -285,7 +291,10 @@ mod tests {
         for (place, script) in Script::ALL.into_iter().enumerate() {
             assert_eq!(script as usize, place, "names are looked up by place");
             let text = script.text();
-            assert!(!text.contains("_KEPT") && !text.contains("CLOCK"), "{script:?}");
+            assert!(
+                !text.contains("_KEPT") && !text.contains("_WINDOW") && !text.contains("CLOCK"),
+                "{script:?}"
+            );
         }
     }
 
