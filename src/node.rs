@@ -161,17 +161,16 @@ impl Node {
         address: IpAddr,
         answer: Bytes,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
-        self.connect_client(app, stream, address, (answer, false), None)
+        self.connect_client(app, stream, address, answer, None)
     }
 
-    /// The same for a client that may have come from another node. Where the greeting `is_apart`, it is not written with
-    /// `answer`, but left queued: Apache holds back what comes with the 101 where WebSockets are carried by HTTP/2.
+    /// The same for a client that may have come from another node.
     pub fn connect_client(
         &self,
         app: &Arc<App>,
         stream: Stream,
         address: IpAddr,
-        (answer, is_apart): (Bytes, bool),
+        answer: Bytes,
         claim: Option<&ClientClaim>,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
@@ -208,18 +207,15 @@ impl Node {
         connection.traffic().connected.add(1);
         self.counts().connections.add(1);
         connection.traffic().answers.add(1);
-        // The first frame that a client of the protocol reads; without it nothing else is understood.
-        let greeting = Message::established(connection.id, app.activity_timeout);
-        if is_apart {
+        // Two writes: Apache holds back what comes with the 101 where WebSockets are carried by HTTP/2, until
+        // the client says something, which pusher-js does not before it is greeted; and clients of small devices
+        // lose what they read together with the 101 (espressif/esp-protocols#396, zephyr#89193, websocket-sharp#669).
+        if !answer.is_empty() {
             connection.enqueue(answer);
             connection.flush();
-            connection.enqueue(greeting.into_bytes());
-        } else if answer.is_empty() {
-            connection.enqueue(greeting.into_bytes());
-        } else {
-            // One piece, and so one write.
-            connection.enqueue([answer, greeting.into_bytes()].concat().into());
         }
+        // The first frame that a client of the protocol reads; without it nothing else is understood.
+        connection.enqueue(Message::established(connection.id, app.activity_timeout).into_bytes());
         debug!(app = %app.id, socket = %connection.id, %address, "connected");
         Ok(connection)
     }

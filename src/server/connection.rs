@@ -310,9 +310,8 @@ fn begin_socket(
                 http.node.take_over(&http.node.hub().directory(&app.id), token);
             }
             let (node, address) = (&http.node, upgrade.address);
-            // A greeting that is to wait does not go out with the answer.
-            let answer = (answer.clone(), upgrade.pause.is_some());
-            let admitted = node.connect_client(&app, stream, address, answer, claim.as_ref());
+            let admitted =
+                node.connect_client(&app, stream, address, answer.clone(), claim.as_ref());
             if admitted.is_err() {
                 let (key, app, origin) = (app.key.to_string(), app.id.to_string(), String::new());
                 asked = Some(Box::new(HandshakeDetails { key, origin, app }));

@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 
 use fanfare::app::App;
 use fanfare::config::Network;
+use fanfare::hub::stream::Stream;
+use tokio::io::AsyncReadExt as _;
+use tokio::task::LocalSet;
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, target};
 use crate::support::http::{Http, find};
+use crate::support::memory::Memory;
 use crate::support::websocket::{Client, handshake};
 
 fn header(name: &str, value: &str) -> (String, String) {
@@ -126,6 +130,22 @@ fn relay(server: std::net::SocketAddr) -> std::net::SocketAddr {
         }
     });
     addr
+}
+
+/// ESP-IDF, Zephyr, websocket-sharp and Netty 3 lose what they read together with the 101.
+#[tokio::test]
+async fn what_came_with_the_101_was_lost() {
+    let memory = Memory::new(1, |_| {});
+    let (server, mut client) = tokio::net::UnixStream::pair().unwrap();
+    server.writable().await.unwrap();
+    let talk = memory.connect_answered(0, Stream::Unix(server), "answer");
+    let mut read = [0; 1000];
+    let count = client.read(&mut read).await.unwrap();
+    assert_eq!(&read[..count], b"answer", "the greeting is in the next write");
+    let local = LocalSet::new();
+    local.spawn_local(memory.carry(talk));
+    let count = local.run_until(client.read(&mut read)).await.unwrap();
+    assert!(String::from_utf8_lossy(&read[..count]).contains("pusher:connection_established"));
 }
 
 #[test]

@@ -88,9 +88,15 @@ impl Memory {
 
     /// A connection on that worker, over `stream`.
     pub fn connect_over(&self, worker: usize, stream: Stream) -> Talk {
+        self.connect_answered(worker, stream, "")
+    }
+
+    /// The same, whose handshake is answered with `answer`.
+    pub fn connect_answered(&self, worker: usize, stream: Stream, answer: &'static str) -> Talk {
         let node = &self.nodes[worker];
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let connection = node.connect_new(&self.app, stream, address, Bytes::new()).ok().unwrap();
+        let (address, answer) =
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), Bytes::from_static(answer.as_bytes()));
+        let connection = node.connect_new(&self.app, stream, address, answer).ok().unwrap();
         let session = Session::new(node.clone(), connection.clone());
         Talk { session, connection, bytes: Vec::new() }
     }
