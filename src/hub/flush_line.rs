@@ -2,7 +2,7 @@
 //! who is in a small room does not wait behind a crowd. The writes themselves are made in `flush.rs`.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Sockets, and bytes queued for them, that are flushed before others on the worker get a turn.
 /// A socket costs a system call and its bytes are copied, so these bound how long a turn stands still: 4 MiB take a few
@@ -13,6 +13,15 @@ const PART_BYTES: usize = 4 << 20;
 /// The same, in sockets, while events come faster than they are written. Others get their turn so much sooner, and what
 /// they publish in it leaves in one write with what those further back wait for.
 const BUSY_PART: usize = 32;
+
+/// Events for crowds in one burst after which the next ones wait for each other, and for how long at most.
+const MANY_EVENTS: usize = 8;
+const LONGEST_REST: Duration = Duration::from_millis(2);
+
+/// Whether a channel has more subscribers than are written to at once.
+pub(super) fn is_crowd(subscribers: usize) -> bool {
+    subscribers > PART
+}
 
 /// Whom a turn has given something, each once.
 #[derive(Debug)]
@@ -32,7 +41,7 @@ impl<T> Default for TouchedList<T> {
 impl<T> TouchedList<T> {
     /// Adds one that was given what goes to so many.
     pub(super) fn add_touched(&mut self, one: T, subscribers: usize) {
-        if subscribers > PART { &mut self.crowd } else { &mut self.few }.push(one);
+        if is_crowd(subscribers) { &mut self.crowd } else { &mut self.few }.push(one);
     }
 
     /// All that are in it, to be taken out.
@@ -57,12 +66,17 @@ pub(super) struct FlushLine<T> {
     begun: Option<Instant>,
     /// Until when it is soon after all was flushed.
     soon: Option<Instant>,
+    /// Events for crowds that came since nothing waited.
+    gathered: usize,
+    /// Until when events for crowds wait.
+    rest: Option<Instant>,
 }
 
 impl<T> Default for FlushLine<T> {
     fn default() -> Self {
         let (few, light, heavy) = Default::default();
-        Self { few, light, heavy, part: PART, quiet: 0, begun: None, soon: None }
+        let (begun, soon, rest) = Default::default();
+        Self { few, light, heavy, part: PART, quiet: 0, begun, soon, gathered: 0, rest }
     }
 }
 
@@ -71,9 +85,15 @@ impl<T> FlushLine<T> {
         self.few.is_empty() && self.light.is_empty() && self.heavy.is_empty()
     }
 
-    /// A turn begins, with orders that came at `since`. Makes parts small as soon as some come while others wait
-    /// to be flushed, or sooner after than that took; and large again once nothing has for a while.
-    pub(super) fn begin_turn(&mut self, since: Option<Instant>, begun: Instant) {
+    /// A turn begins, with orders that came at `since`, so many of them events for crowds. Makes parts small as soon as
+    /// some come while others wait to be flushed, or sooner after than that took; and large again once nothing has for a
+    /// while.
+    pub(super) fn begin_turn(
+        &mut self,
+        (since, for_crowds): (Option<Instant>, usize),
+        begun: Instant,
+    ) {
+        self.gathered += for_crowds;
         let is_soon = |since| self.soon.is_some_and(|soon| since < soon);
         // What arrived before the last events were written shows that events outpace the sockets.
         if since.is_some_and(|since| self.begun.is_some() || is_soon(since)) {
@@ -92,8 +112,18 @@ impl<T> FlushLine<T> {
             && let Some(begun) = self.begun.take()
         {
             // As long as the burst took: a worker that is busy half of the time is still busy.
-            self.soon = Some(end + (end - begun));
+            let took = end - begun;
+            self.soon = Some(end + took);
+            let is_crowded = std::mem::take(&mut self.gathered) >= MANY_EVENTS;
+            self.rest = is_crowded.then(|| end + took.min(LONGEST_REST));
         }
+    }
+
+    /// Until when events for crowds wait for others, after a burst of many. With several workers each is done with a
+    /// burst before the publishers have sent the next one. Without a rest it would begin anew with the first event, and
+    /// a single event costs it as many writes as all of them together.
+    pub(super) fn rest_until(&self) -> Option<Instant> {
+        self.rest
     }
 
     /// Takes in whom a turn has touched, but for those that are flushed at once, which it returns: few, or a crowd
@@ -157,8 +187,6 @@ fn part_by_bytes(queued: impl Iterator<Item = usize>, sockets: usize, bytes: usi
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn touched(
@@ -232,7 +260,7 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         // A turn that begins and ends then, with what came at `since`, and the part that it goes by.
         let mut turn = |since: Option<u64>, begun, end, flushed, waits: bool| {
-            line.begin_turn(since.map(at), at(begun));
+            line.begin_turn((since.map(at), 0), at(begun));
             line.light = (0..usize::from(waits)).collect();
             line.end_turn(flushed, at(end));
             line.part
@@ -246,5 +274,20 @@ mod tests {
         assert_eq!(turn(None, 24, 25, PART - 11, true), BUSY_PART);
         assert_eq!(turn(None, 25, 26, 1, true), BUSY_PART, "it has not been quiet for long");
         assert_eq!(turn(None, 26, 27, 1, false), PART);
+    }
+
+    #[test]
+    fn a_crowd_rests_for_as_long_as_many_events_took_and_not_after_few() {
+        let (mut line, start) = (FlushLine::<usize>::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut burst = |for_crowds, begun, end| {
+            line.begin_turn((Some(at(begun)), for_crowds), at(begun));
+            line.begin_turn((Some(at(begun)), for_crowds), at(begun));
+            line.end_turn(PART + 1, at(end));
+            line.rest_until()
+        };
+        assert_eq!(burst(MANY_EVENTS / 2, 10, 11), Some(at(12)));
+        assert_eq!(burst(MANY_EVENTS / 2, 20, 25), Some(at(25) + LONGEST_REST));
+        assert_eq!(burst(MANY_EVENTS / 2 - 1, 30, 31), None);
     }
 }

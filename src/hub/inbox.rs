@@ -44,6 +44,10 @@ struct QueuedTasks {
     orders: Vec<WorkerTask>,
     /// When the first of them came that does not wait for others.
     since: Option<Instant>,
+    /// One of those is for few connections.
+    is_pressing: bool,
+    /// How many are events for crowds.
+    for_crowds: usize,
     /// Until when notices wait for others of their kind.
     notices_due: Option<time::Instant>,
 }
@@ -82,6 +86,11 @@ impl WorkerTask {
     pub(super) fn is_notice(&self) -> bool {
         matches!(self, Self::Deliver(Delivery { history: Sequence::Presence(_), .. }))
     }
+
+    /// Whether it may wait for more of the kind while many come: alone it costs as many writes as with others.
+    fn is_for_crowd(&self) -> bool {
+        matches!(self, Self::Deliver(Delivery { is_for_crowd: true, .. }))
+    }
 }
 
 /// A frame for the worker's subscribers of one channel.
@@ -97,6 +106,8 @@ pub struct Delivery {
     pub history: Sequence,
     /// Its place in the channel's log for clients that come back; 0: it is in none.
     pub number: u64,
+    /// The worker has more subscribers of the channel than it writes to at once, and others have some, too.
+    pub is_for_crowd: bool,
 }
 
 impl Delivery {
@@ -120,7 +131,7 @@ pub struct TracedDelivery {
 impl Inbox {
     /// Adds a task, and wakes the worker unless it is awake or the task may wait.
     pub fn put_task(&self, order: WorkerTask) {
-        let is_notice = order.is_notice();
+        let (is_notice, is_for_crowd) = (order.is_notice(), order.is_for_crowd());
         let mut waiting = self.lock();
         let first = waiting.orders.is_empty();
         waiting.orders.push(order);
@@ -128,31 +139,42 @@ impl Inbox {
         if is_first_urgent {
             waiting.since = Some(Instant::now());
         }
+        let is_first_pressing = !is_notice && !is_for_crowd && !waiting.is_pressing;
+        waiting.is_pressing |= is_first_pressing;
+        waiting.for_crowds += usize::from(is_for_crowd);
         drop(waiting);
-        if first || is_first_urgent {
+        if first || is_first_urgent || is_first_pressing {
             self.wake.notify_one();
         }
     }
 
-    /// Waits until there may be orders. Where members came or went a moment ago, those that come next wait for each
-    /// other, or for the first order of another kind.
-    pub async fn wait_woken(&self) {
+    /// Waits until there may be orders. Shortly after notices of members, further ones wait for each other, or for the
+    /// first order of another kind. Events for crowds wait until `rest`, or for the first order that is not for a crowd.
+    pub async fn wait_woken(&self, rest: Option<Instant>) {
         self.wake.notified().await;
         // Not in the condition itself, which would keep the lock across the wait.
-        let due = self.lock().notices_due.take();
-        let Some(due) = due else { return };
-        let mut pause = std::pin::pin!(time::sleep_until(due));
-        while !self.has_urgent() {
+        let notices_due = self.lock().notices_due.take();
+        let rest = rest.map(time::Instant::from_std);
+        while let Some(due) = self.due(notices_due, rest) {
             tokio::select! {
-                () = &mut pause => break,
+                () = time::sleep_until(due) => break,
                 () = self.wake.notified() => {}
             }
         }
     }
 
-    /// Whether a task waits that is no notice.
-    fn has_urgent(&self) -> bool {
-        self.lock().since.is_some()
+    /// Until when all orders wait for others of their kind; `None` if one of them does not wait.
+    fn due(
+        &self,
+        notices_due: Option<time::Instant>,
+        rest: Option<time::Instant>,
+    ) -> Option<time::Instant> {
+        let waiting = self.lock();
+        match waiting.since {
+            Some(_) if waiting.is_pressing => None,
+            Some(_) => rest,
+            None => notices_due,
+        }
     }
 
     /// The queue. A poisoned lock is used on: a push cannot leave it half-done.
@@ -160,14 +182,17 @@ impl Inbox {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Swaps what has come for `empty`; when the first of it came, or was no longer to wait.
-    pub fn take_tasks(&self, empty: &mut Vec<WorkerTask>) -> Option<Instant> {
+    /// Swaps what has come for `empty`; when the first of it came, or was no longer to wait, and how many were events
+    /// for crowds.
+    pub fn take_tasks(&self, empty: &mut Vec<WorkerTask>) -> (Option<Instant>, usize) {
         let mut waiting = self.lock();
         std::mem::swap(&mut waiting.orders, empty);
         if empty.iter().any(WorkerTask::is_notice) {
             waiting.notices_due = Some(time::Instant::now() + NOTICE_PAUSE);
         }
-        waiting.since.take().or_else(|| (!empty.is_empty()).then(Instant::now))
+        waiting.is_pressing = false;
+        let since = waiting.since.take().or_else(|| (!empty.is_empty()).then(Instant::now));
+        (since, std::mem::take(&mut waiting.for_crowds))
     }
 
     /// Orders that wait.
@@ -180,10 +205,22 @@ impl Inbox {
 mod tests {
     use super::*;
 
+    /// Of an event for a crowd.
+    const CROWD: Sequence = Sequence::Cache(u64::MAX);
+
     fn order(history: Sequence) -> WorkerTask {
         let channel = ChannelHandle { slot: 0, generation: 0 };
         let (frame, deflated, except) = (Bytes::new(), None, None);
-        WorkerTask::Deliver(Delivery { channel, frame, deflated, except, history, number: 0 })
+        let (number, is_for_crowd) = (0, history == CROWD);
+        WorkerTask::Deliver(Delivery {
+            channel,
+            frame,
+            deflated,
+            except,
+            history,
+            number,
+            is_for_crowd,
+        })
     }
 
     #[tokio::test(start_paused = true)]
@@ -197,22 +234,47 @@ mod tests {
                 more.into_iter().for_each(|task| inbox.put_task(task));
             };
             let waited = async {
-                inbox.wait_woken().await;
+                inbox.wait_woken(None).await;
                 begun.elapsed().as_millis()
             };
             tokio::join!(waited, more).0
         };
         // The first is told of at once, and those that come next together.
         assert_eq!(wait(0, None).await, 0);
-        assert!(inbox.take_tasks(&mut taken).is_some() && taken.len() == 1);
+        assert!(inbox.take_tasks(&mut taken).0.is_some() && taken.len() == 1);
         taken.clear();
         assert!((4..=5).contains(&wait(2, Some(order(Sequence::Presence(2)))).await));
-        assert!(inbox.take_tasks(&mut taken).is_some() && taken.len() == 2);
+        assert!(inbox.take_tasks(&mut taken).0.is_some() && taken.len() == 2);
         for urgent in [order(Sequence::None), order(Sequence::Cache(1))] {
             taken.clear();
             assert_eq!(wait(2, Some(urgent)).await, 2);
-            assert!(inbox.take_tasks(&mut taken).is_some() && taken.len() == 2);
+            assert!(inbox.take_tasks(&mut taken).0.is_some() && taken.len() == 2);
         }
-        assert!(inbox.take_tasks(&mut Vec::new()).is_none());
+        assert!(inbox.take_tasks(&mut Vec::new()).0.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_for_a_crowd_waits_for_more_and_not_beside_what_is_for_few() {
+        let inbox = Inbox::default();
+        let wait = async |first: WorkerTask, rest: u64, more: Option<WorkerTask>| {
+            let begun = time::Instant::now();
+            inbox.put_task(first);
+            let more = async {
+                time::sleep(Duration::from_millis(2)).await;
+                more.into_iter().for_each(|task| inbox.put_task(task));
+            };
+            let waited = async {
+                let rest = begun + Duration::from_millis(rest);
+                inbox.wait_woken(Some(rest.into_std())).await;
+                begun.elapsed().as_millis()
+            };
+            let waited = tokio::join!(waited, more).0;
+            inbox.take_tasks(&mut Vec::new());
+            waited
+        };
+        assert_eq!(wait(order(CROWD), 5, Some(order(CROWD))).await, 5);
+        assert_eq!(wait(order(CROWD), 5, Some(order(Sequence::None))).await, 2);
+        assert_eq!(wait(order(Sequence::None), 5, Some(order(CROWD))).await, 0);
+        assert_eq!(wait(order(CROWD), 0, None).await, 0);
     }
 }

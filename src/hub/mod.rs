@@ -62,6 +62,7 @@ use crate::protocol::socket_id::SocketId;
 use deflated::DeflatedEvent;
 use described::{DescribeTask, SocketQuery, SocketView};
 use directory::Directory;
+use flush_line::is_crowd;
 use handles::{ConnectionRef, Sequence};
 use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
@@ -231,8 +232,11 @@ impl Hub {
         for (index, seat) in seats.iter().enumerate() {
             let frame = if index == 0 { frame.clone() } else { Bytes::copy_from_slice(frame) };
             let deflated = deflated.clone();
+            let (channel, subscribers) = (seat.channel, seat.subscribers.get() as usize);
+            // One worker alone gathers events while it writes.
+            let is_for_crowd = seats.len() > 1 && is_crowd(subscribers);
             let deliver =
-                Delivery { channel: seat.channel, frame, deflated, except, history, number };
+                Delivery { channel, frame, deflated, except, history, number, is_for_crowd };
             let task = match trace {
                 None => WorkerTask::Deliver(deliver),
                 Some(trace) => WorkerTask::DeliverTraced(Box::new(TracedDelivery {

@@ -67,8 +67,8 @@ pub struct Worker {
 /// The gathered tasks of a turn, and the connections concerned.
 #[derive(Debug, Default)]
 struct WorkerTurn {
-    /// When the first of the orders came.
-    since: Option<Instant>,
+    /// When the first of the orders came, and how many were events for crowds.
+    came: (Option<Instant>, usize),
     /// Drained in the order in which they were put in.
     orders: Vec<WorkerTask>,
     /// Deliveries that follow each other, until something else has to be done.
@@ -350,15 +350,15 @@ impl Worker {
         loop {
             // Woken once, however many tasks came.
             if waiting.is_empty() {
-                self.inbox().wait_woken().await;
+                self.inbox().wait_woken(waiting.rest_until()).await;
                 // Requests that are at the door already come in first, and their frames go out in this turn.
                 yield_now().await;
             }
             // Time that the turn takes is what operators see of a busy worker.
             let begun = Instant::now();
             let mut turn = self.carry_out();
-            oldest = oldest.or(turn.since);
-            waiting.begin_turn(turn.since, begun);
+            oldest = oldest.or(turn.came.0);
+            waiting.begin_turn(turn.came, begun);
             // Frames for few connections are flushed at once, before a crowd's, which are flushed in parts. A
             // waiting connection gets everything that was queued for it meanwhile in one write.
             let at_once = waiting.take_touched(&mut turn.touched, |one| one.queued_bytes());
@@ -403,7 +403,7 @@ impl Worker {
     fn carry_out(&self) -> WorkerTurn {
         // Taken out, because a task may deliver at once and so come here again.
         let mut turn = self.spare.take();
-        turn.since = self.inbox().take_tasks(&mut turn.orders);
+        turn.came = self.inbox().take_tasks(&mut turn.orders);
         let WorkerTurn { orders, frames, touched, traced, .. } = &mut turn;
         for order in orders.drain(..) {
             match order {
