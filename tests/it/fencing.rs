@@ -107,7 +107,7 @@ fn a_node_that_slept_longer_than_its_lease_leaves_no_ghost() {
 #[test]
 fn what_an_old_connection_brings_late_is_refused() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = lease(redis.cluster(), 6000);
+    let cluster = lease(redis.cluster(), 15_000);
     let ((one, way), [two]) = (by_way(&cluster, |_| 0), nodes(&cluster));
     let (mut a, _) = joined(&two, "presence-x", "a");
     let mut cache = two.subscribed("cache-x");

@@ -116,11 +116,14 @@ impl Client {
         }
     }
 
-    /// The next text; panics on anything else.
+    /// The next text; panics on anything else but a ping, which whoever was silent for a minute gets, and answers.
     pub fn hear_text(&mut self) -> String {
-        match self.hear() {
-            Heard::Text(text) => text,
-            other => panic!("expected a text, heard {other:?}"),
+        loop {
+            match self.hear() {
+                Heard::Text(text) => return text,
+                Heard::Ping(payload) => self.send_frame(FIN | PONG, &payload),
+                other => panic!("expected a text, heard {other:?}"),
+            }
         }
     }
 
