@@ -11,7 +11,7 @@ use fanfare::server::{self, ServerHandle};
 use super::http::{Http, Response};
 use super::sign::Request;
 use super::websocket::Client;
-use super::{eventually, redis};
+use super::{DEADLINE, eventually, redis};
 
 pub const ID: &str = "3";
 pub const KEY: &str = "278d425bdf160c739803";
@@ -137,7 +137,7 @@ pub fn config(apps: Vec<App>) -> Config {
             host: "127.0.0.1".to_owned(),
             workers: 2,
             io_uring: true,
-            handshake_timeout: Duration::from_secs(10),
+            handshake_timeout: 2 * DEADLINE,
             http_fallback: true,
             cors_origins: vec!["*".to_owned()],
             try_out: TryOut::Off,
