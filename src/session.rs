@@ -142,7 +142,7 @@ impl Session {
     /// Does what one text frame asks. The answers are in the connection's outbox.
     /// Called for each message in the order they came. While a subscription waits for other nodes the text is kept,
     /// and handled behind it.
-    pub fn hear(&mut self, text: &str) {
+    pub fn on_text(&mut self, text: &str) {
         // A waiting message has not been counted; it is when it is handled.
         if self.waiting().is_some() && matches!(ClientCommand::parse(text), Ok(ClientCommand::Pong))
         {
@@ -296,7 +296,7 @@ impl Session {
                     break;
                 }
                 // May wait again, and then takes the rest of the texts with it.
-                self.hear(&text);
+                self.on_text(&text);
             }
         }
         resumed

@@ -28,7 +28,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Characters of a strange answer that are worth showing.
 /// Enough for a sentence of JSON, too little for a page of a proxy to scroll the reason away.
-const MOST: usize = 300;
+const MAX_SHOWN_CHARACTERS: usize = 300;
 
 /// A server and an app on it.
 /// Everything that a request needs is in it, so that a command can be about a server whose settings
@@ -86,7 +86,7 @@ impl ApiResponse {
         let said = match error {
             // A proxy's, or another program's.
             None if is_page(&text) => "a web page".to_owned(),
-            None => text.trim().chars().take(MOST).collect(),
+            None => text.trim().chars().take(MAX_SHOWN_CHARACTERS).collect(),
             Some(error) => error.to_owned(),
         };
         let said = without_controls(&said);

@@ -12,7 +12,7 @@ use super::report::ReportForm;
 use crate::config::{self, LoadedSettings, TargetArgs};
 
 /// How long nothing is looked at between two looks. Each of them opens a socket and triggers an event.
-const PAUSE: Duration = Duration::from_secs(5);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Repeats all checks for ever. Prints the first report in full, and each later one that differs. With `--json`
 /// every report is a line. Texts with a measured time would differ each time, so a finding that is `ok` counts as
@@ -38,6 +38,6 @@ pub(super) async fn watch(
             return Ok(());
         }
         before = Some(state);
-        sleep(PAUSE).await;
+        sleep(REPORT_INTERVAL).await;
     }
 }

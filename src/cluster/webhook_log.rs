@@ -16,19 +16,19 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
 /// Entries that an app's log holds before those are left out that no later one depends on.
-pub(super) const MOST_LOGGED: usize = 100_000;
+pub(super) const MAX_LOGGED: usize = 100_000;
 
 /// Events of an app that wait while Redis is away, and their bytes; beyond that the newest are left out.
-const MOST_WAITING: usize = 10_000;
+const MAX_WAITING: usize = 10_000;
 /// Bytes of events that wait for Redis, for each app.
-const MOST_WAITING_BYTES: usize = 16 << 20;
+const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// For how long written entries are remembered, since a failover may lose them; how many, and their bytes.
 const RECENT: Duration = Duration::from_secs(10);
 /// Events that are remembered after Redis took them, for each app.
-const MOST_RECENT: usize = 1000;
+const MAX_RECENT: usize = 1000;
 /// Bytes of those events.
-const MOST_RECENT_BYTES: usize = 4 << 20;
+const MAX_RECENT_BYTES: usize = 4 << 20;
 
 /// Bytes that are counted for a channel or member that is held here, beside its name.
 const NAME_BYTES: usize = 64;
@@ -370,7 +370,7 @@ impl AppLog {
         }
         // Holds do not count in the limit, so that clients which come and go cannot displace events.
         let (waiting, bytes) = self.queue.happened();
-        let room = waiting < MOST_WAITING && bytes + text.len() <= MOST_WAITING_BYTES;
+        let room = waiting < MAX_WAITING && bytes + text.len() <= MAX_WAITING_BYTES;
         if room {
             self.number += 1;
             self.queue.push_back(PendingEntry {
@@ -401,12 +401,12 @@ impl AppLog {
             }
         }
         let held = &mut self.recent_held;
-        while held.len() > MOST_RECENT || held.front().is_some_and(|(at, _)| now - *at >= RECENT) {
+        while held.len() > MAX_RECENT || held.front().is_some_and(|(at, _)| now - *at >= RECENT) {
             held.pop_front();
         }
         while self.recent.front().is_some_and(|(at, _)| now - *at >= RECENT)
-            || self.recent.len() > MOST_RECENT
-            || self.recent_bytes > MOST_RECENT_BYTES
+            || self.recent.len() > MAX_RECENT
+            || self.recent_bytes > MAX_RECENT_BYTES
         {
             let gone = self.recent.pop_front();
             self.recent_bytes -= gone.map_or(0, |(_, word)| word.held_bytes());
@@ -418,7 +418,7 @@ impl AppLog {
     pub(super) fn taken_out(&mut self, count: usize) {
         let now = Instant::now();
         self.recent_done.extend(self.done.drain(..count).map(|id| (now, id)));
-        while self.recent_done.len() > MOST_RECENT
+        while self.recent_done.len() > MAX_RECENT
             || self.recent_done.front().is_some_and(|(at, _)| now - *at >= RECENT)
         {
             self.recent_done.pop_front();

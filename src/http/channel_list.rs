@@ -20,7 +20,7 @@ use crate::protocol::channel::ChannelName;
 
 /// Channels up to which a list is made where it is asked for, in less than a millisecond.
 /// Above that the request waits for the thread, and the worker serves others meanwhile.
-const FEW: usize = 1000;
+const LISTED_AT_ONCE: usize = 1000;
 
 /// How much less than a worker's the thread's work matters.
 /// Workers come first where there are no more cores than workers.
@@ -100,7 +100,7 @@ impl ChannelLists {
         wanted: ListQuery,
         directory: &Arc<Directory>,
     ) -> ChannelList {
-        if directory.totals().channels <= FEW {
+        if directory.totals().channels <= LISTED_AT_ONCE {
             return ChannelList::Made(write(
                 &channels_of(shared, &wanted, directory),
                 wanted.shown,
@@ -115,7 +115,7 @@ impl ChannelLists {
         wanted: ListQuery,
         channels: Vec<(ChannelName, Occupancy)>,
     ) -> ChannelList {
-        if channels.len() <= FEW {
+        if channels.len() <= LISTED_AT_ONCE {
             return ChannelList::Made(write(&channels, wanted.shown));
         }
         self.order(wanted, ListSource::Known(channels))

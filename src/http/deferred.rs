@@ -20,11 +20,11 @@ use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
 /// Bytes that are published before others get a turn.
-pub(super) const PART: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
 /// The pause in which other tasks run and subscribers' sockets take the events: at most 128 MB a second are
 /// published.
-const PAUSE: Duration = Duration::from_millis(2);
+const CHUNK_PAUSE: Duration = Duration::from_millis(2);
 
 /// The work that the response waits for.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl PacedPublish {
             }
             let mut bytes = 0;
             // At least one event each time, however large.
-            while bytes < PART {
+            while bytes < CHUNK_BYTES {
                 let (at, channel) = self.next;
                 let Some(event) = self.events.get(at) else { return Poll::Ready(()) };
                 let Some(channel) = event.channels.get(channel) else {
@@ -127,7 +127,7 @@ impl PacedPublish {
                 bytes += data.len();
                 self.next.1 += 1;
             }
-            self.pause = Some(Box::pin(sleep(PAUSE)));
+            self.pause = Some(Box::pin(sleep(CHUNK_PAUSE)));
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use super::api::{Route, SignedCall};
-use super::deferred::{DeferredAnswer, OwnedTrigger, PART, PacedPublish};
+use super::deferred::{CHUNK_BYTES, DeferredAnswer, OwnedTrigger, PacedPublish};
 use super::error::Error;
 use super::response::AnswerBody;
 use crate::app::App;
@@ -308,7 +308,7 @@ fn publish_trigger(
     answer: impl FnOnce() -> Value,
 ) -> AnswerBody {
     // Much for many channels would hold the worker up; others get a turn between parts.
-    if bytes(triggers) > 2 * PART {
+    if bytes(triggers) > 2 * CHUNK_BYTES {
         let events = triggers.iter().map(Trigger::to_owned_one).collect();
         return call.answer_later(DeferredAnswer::Publishing(Box::new(PacedPublish::new(
             (events, call.trace.clone()),

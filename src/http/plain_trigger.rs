@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::Method;
 
 use super::api::{self, RequestHead, Route, SignedCall};
-use super::deferred::PART;
+use super::deferred::CHUNK_BYTES;
 use super::timeouts::RequestPhase;
 use super::{AddressRole, HttpService, events};
 use crate::hub::shown;
@@ -57,7 +57,7 @@ impl HttpService {
         let claims = api::authenticate_query(&app, head, now).ok()?;
         // A large event is published in parts, and answered later.
         let most = body.len().saturating_mul(app.limits.max_channels_per_event.max(1));
-        if claims.asks || body.len() > Route::Events.max_body(&app) || most > PART {
+        if claims.asks || body.len() > Route::Events.max_body(&app) || most > CHUNK_BYTES {
             return None;
         }
         // From here on the request is right: what follows may count and publish.

@@ -81,9 +81,9 @@ pub struct WorkBudget {
 const SPENT_BITS: u32 = 20;
 
 /// Units of which no more are kept in mind: a minute's worth of waiting and more.
-const MOST_SPENT: u32 = (1 << SPENT_BITS) - 1;
+const MAX_SPENT: u32 = (1 << SPENT_BITS) - 1;
 /// The count of refusals saturates here.
-const MOST_REFUSED: u32 = u32::MAX >> SPENT_BITS;
+const MAX_REFUSED: u32 = u32::MAX >> SPENT_BITS;
 
 impl WorkBudget {
     /// Pays for `work`.
@@ -94,9 +94,9 @@ impl WorkBudget {
         }
         let beyond = units.saturating_sub(ONE_MESSAGE);
         let least = if beyond > 0 { SAVED.saturating_add(beyond) } else { 0 };
-        let spent = self.spent().saturating_add(units).max(least).min(MOST_SPENT);
+        let spent = self.spent().saturating_add(units).max(least).min(MAX_SPENT);
         let more = if spent > SAVED { work.weight() } else { 0 };
-        self.set(spent, (self.refused() + more).min(MOST_REFUSED));
+        self.set(spent, (self.refused() + more).min(MAX_REFUSED));
     }
 
     /// Neither is more than its bits hold.
@@ -106,7 +106,7 @@ impl WorkBudget {
 
     /// Units spent that have not come back, as of the last look at the clock.
     pub fn spent(&self) -> u32 {
-        self.packed.get() & MOST_SPENT
+        self.packed.get() & MAX_SPENT
     }
 
     /// The number of refusals that are kept in mind.

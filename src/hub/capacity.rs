@@ -10,9 +10,9 @@ use crate::metrics::Reason;
 
 /// Bytes that clients have to give back before the allocator is asked for what it keeps of them: a quarter of what they
 /// had, within these bounds. So each time is worth it, and a server that had little gives it back too.
-const LEAST_FREED: u64 = 1 << 20;
+const MIN_FREED_BYTES: u64 = 1 << 20;
 /// Freed bytes that suffice in any case.
-const MUCH_FREED: u64 = 16 << 20;
+const ENOUGH_FREED_BYTES: u64 = 16 << 20;
 
 /// For how many looks it must stay so: who reconnects takes them again at once.
 const FREED_LOOKS: u64 = 3;
@@ -139,7 +139,7 @@ impl Capacity {
         let now = counted + open * CONNECTION_BYTES;
         // Relaxed throughout: one worker calls this, once a second.
         let highest = memory.highest.fetch_max(now, Ordering::Relaxed).max(now);
-        if highest - now < (highest / 4).clamp(LEAST_FREED, MUCH_FREED) {
+        if highest - now < (highest / 4).clamp(MIN_FREED_BYTES, ENOUGH_FREED_BYTES) {
             memory.looks.store(0, Ordering::Relaxed);
             return false;
         }

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use crate::protocol::channel::ChannelName;
 
 /// Subscribers up to which every change is announced (Pusher's documentation, "Subscription counting").
-const FEW: usize = 100;
+const UNTHROTTLED_SUBSCRIBERS: usize = 100;
 
 /// The least time between two counts of a crowd.
-const PAUSE: Duration = Duration::from_secs(5);
+const CROWD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The crowded channels of one app whose count was announced recently.
 #[derive(Debug, Default)]
@@ -32,13 +32,13 @@ impl CountThrottle {
     /// Whether a change to `count` subscribers is announced now. If not, [`Self::take_due`] returns the channel
     /// later.
     pub fn is_due_now(&self, name: &ChannelName, count: usize) -> bool {
-        if count <= FEW {
+        if count <= UNTHROTTLED_SUBSCRIBERS {
             return true;
         }
         let now = Instant::now();
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(told) = told.get_mut(name)
-            && now - told.at < PAUSE
+            && now - told.at < CROWD_INTERVAL
         {
             told.stale = true;
             return false;
@@ -53,7 +53,7 @@ impl CountThrottle {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
         told.retain(|name, told| {
-            if now - told.at < PAUSE {
+            if now - told.at < CROWD_INTERVAL {
                 return true;
             }
             if told.stale {
@@ -83,12 +83,12 @@ mod tests {
         assert!(counting.is_due_now(&name, 101));
         assert!(!counting.is_due_now(&name, 102));
         assert!(counting.take_due().is_empty());
-        tokio::time::advance(PAUSE).await;
+        tokio::time::advance(CROWD_INTERVAL).await;
         assert_eq!(counting.take_due(), std::slice::from_ref(&name));
         assert!(!counting.is_due_now(&name, 103), "told by being due");
-        tokio::time::advance(PAUSE).await;
+        tokio::time::advance(CROWD_INTERVAL).await;
         assert_eq!(counting.take_due().len(), 1);
-        tokio::time::advance(PAUSE).await;
+        tokio::time::advance(CROWD_INTERVAL).await;
         assert!(counting.take_due().is_empty());
         assert!(counting.is_due_now(&name, 104));
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::task::yield_now;
 
 /// Connections that leave before others get a turn.
-const PART: usize = 32;
+const LEAVES_PER_TURN: usize = 32;
 
 /// A worker's door out.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl LeaveThrottle {
     /// Ready when the task may leave, once; until then it is woken when it should ask again.
     pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
         let left = self.left_in_turn.get();
-        if left >= PART {
+        if left >= LEAVES_PER_TURN {
             self.waiting.borrow_mut().push_back(cx.waker().clone());
             return Poll::Pending;
         }
@@ -51,7 +51,7 @@ impl LeaveThrottle {
             yield_now().await;
             self.left_in_turn.set(0);
             let mut waiting = self.waiting.borrow_mut();
-            let part = waiting.len().min(PART);
+            let part = waiting.len().min(LEAVES_PER_TURN);
             waiting.drain(..part).for_each(Waker::wake);
         }
     }
@@ -72,7 +72,7 @@ mod tests {
         let all = LocalSet::new();
         all.spawn_local(async move { keeper.run_throttle().await });
         all.run_until(async {
-            let several = 10 * PART;
+            let several = 10 * LEAVES_PER_TURN;
             let leave = || {
                 let (leaving, left) = (leaving.clone(), left.clone());
                 spawn_local(async move {
@@ -85,7 +85,10 @@ mod tests {
             tasks.swap_remove(several / 2).abort();
             let seen = left.clone();
             let heard = spawn_local(async move { seen.get() }).await.unwrap();
-            assert_eq!(heard, PART, "who came after them was heard with or after them all");
+            assert_eq!(
+                heard, LEAVES_PER_TURN,
+                "who came after them was heard with or after them all"
+            );
             for task in tasks {
                 task.await.unwrap();
             }
@@ -100,7 +103,7 @@ mod tests {
     async fn a_part_of_which_nobody_is_left_does_not_hold_the_rest_up() {
         let leaving = Rc::new(LeaveThrottle::default());
         let nobody = Context::from_waker(Waker::noop());
-        for _ in 0..3 * PART {
+        for _ in 0..3 * LEAVES_PER_TURN {
             let _ = leaving.poll_turn(&nobody);
         }
         let (all, keeper) = (LocalSet::new(), leaving.clone());

@@ -16,7 +16,7 @@ use super::worker::Worker;
 /// who poll behind one address, and are between two polls.
 const SHARE: u64 = 8;
 /// Sessions without a receiver that every worker may keep.
-const LEAST: u64 = 64;
+const MIN_SESSIONS: u64 = 64;
 
 /// Where places are not limited.
 const UNLIMITED: u64 = 1 << 17;
@@ -40,7 +40,7 @@ impl Connection {
 /// Sessions may be left so many on each of `workers`, of `places` for all.
 fn most_left(places: u64, workers: u64) -> usize {
     let places = if places == 0 { UNLIMITED } else { places };
-    (places / SHARE / workers.max(1)).max(LEAST) as usize
+    (places / SHARE / workers.max(1)).max(MIN_SESSIONS) as usize
 }
 
 impl Worker {

@@ -13,10 +13,10 @@ use tokio::task::yield_now;
 use crate::metrics::TurnTimes;
 
 /// Pieces of work a turn: a frame is one, and so is each KiB that was read.
-const SHARE: usize = 256;
+const WORK_PER_TURN: usize = 256;
 
 /// Connections that are let in at once, of those that wait.
-const PART: usize = 64;
+const ADMITTED_PER_TURN: usize = 64;
 
 /// A worker's door in.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub struct Turnstile {
 impl Turnstile {
     /// Ready when the task may go on; until then it is woken when it should ask again.
     pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.done.get() < SHARE {
+        if self.done.get() < WORK_PER_TURN {
             return Poll::Ready(());
         }
         self.waiting.borrow_mut().push_back(cx.waker().clone());
@@ -62,7 +62,7 @@ impl Turnstile {
             turns.crowded.observe(begun.elapsed());
             self.done.set(0);
             let mut waiting = self.waiting.borrow_mut();
-            let part = waiting.len().min(PART);
+            let part = waiting.len().min(ADMITTED_PER_TURN);
             waiting.drain(..part).for_each(Waker::wake);
             if waiting.is_empty() && waiting.capacity() > 1024 {
                 *waiting = VecDeque::new();
@@ -92,7 +92,7 @@ mod tests {
                 spawn_local(async move {
                     for _ in 0..10 {
                         poll_fn(|cx| turnstile.poll_turn(cx)).await;
-                        turnstile.count_work(SHARE / 4);
+                        turnstile.count_work(WORK_PER_TURN / 4);
                         done.set(done.get() + 1);
                         yield_now().await;
                     }

@@ -383,7 +383,7 @@ impl Worker {
     /// Carries out what is in the inbox and flushes, without giving way to anything.
     /// For an answer that must not overtake what came before it.
     pub fn deliver_now(&self) {
-        let mut turn = self.carry_out();
+        let mut turn = self.process_inbox();
         self.flush_touched(turn.touched.join_lists());
         self.emit_flushed(&mut turn.traced);
         self.spare.replace(turn);
@@ -400,7 +400,7 @@ impl Worker {
     }
 
     /// Takes all orders and carries them out; the connections that are to be flushed.
-    fn carry_out(&self) -> WorkerTurn {
+    fn process_inbox(&self) -> WorkerTurn {
         // Taken out, because a task may deliver at once and so come here again.
         let mut turn = self.spare.take();
         turn.came = self.inbox().take_tasks(&mut turn.orders);
@@ -416,7 +416,7 @@ impl Worker {
                 other => {
                     // Earlier deliveries must arrive before this task.
                     self.deliver_all(frames, touched);
-                    self.carry_out_one(other, touched);
+                    self.process_task(other, touched);
                 }
             }
         }
@@ -425,7 +425,7 @@ impl Worker {
     }
 
     /// One task that is no delivery. Those for a connection that has gone do nothing.
-    fn carry_out_one(&self, order: WorkerTask, touched: &mut TouchedList<Rc<Connection>>) {
+    fn process_task(&self, order: WorkerTask, touched: &mut TouchedList<Rc<Connection>>) {
         match order {
             WorkerTask::Deliver(_) | WorkerTask::DeliverTraced(_) => {}
             WorkerTask::Describe(asked) => self.describe_sockets(*asked),

@@ -18,7 +18,7 @@ const ABSENT_FOR: Duration = Duration::from_secs(1);
 
 /// Most names that are remembered as absent. With more, all are forgotten: only made-up names reach this number,
 /// and memory matters more than some extra queries.
-const MOST_ABSENT: usize = 10_000;
+const MAX_ABSENT: usize = 10_000;
 
 /// One row of the table, by its columns.
 pub type AppRow = Map<String, Value>;
@@ -105,7 +105,7 @@ impl AppRegistry {
             }
         }
         let apps = known.apps();
-        if known.absent.len() > MOST_ABSENT {
+        if known.absent.len() > MAX_ABSENT {
             known.absent.clear();
         }
         for name in names {
@@ -168,7 +168,7 @@ impl AppRegistry {
         };
         let kind = if read.is_ok() { "is passed over" } else { "cannot be used" };
         for line in lines {
-            if logged_faults.len() > MOST_ABSENT {
+            if logged_faults.len() > MAX_ABSENT {
                 logged_faults.clear();
             }
             if logged_faults.insert(line.clone()) {

@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Questions that may wait: after a restart each tenant's clients come at once. More are answered
 /// [`LookupResult::Away`].
-const MOST: usize = 16_384;
+const MAX_QUEUED: usize = 16_384;
 
 /// Bytes of the longest name that a table can hold.
-const LONGEST: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 
 /// The name by which an app is looked up.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -51,14 +51,14 @@ pub struct Lookup(mpsc::Sender<LookupRequest>);
 impl Lookup {
     /// The door, and what comes in by it.
     pub fn new() -> (Self, mpsc::Receiver<LookupRequest>) {
-        let (questions, asked) = mpsc::channel(MOST);
+        let (questions, asked) = mpsc::channel(MAX_QUEUED);
         (Self(questions), asked)
     }
 
     /// Never waits to ask: a full queue is answered as a database that is away.
     pub fn ask_for(&self, name: AppName) -> PendingLookup {
         let (AppName::Id(text) | AppName::Key(text)) = &name;
-        if text.is_empty() || text.len() > LONGEST {
+        if text.is_empty() || text.len() > MAX_NAME_BYTES {
             return PendingLookup(Err(LookupResult::Answered));
         }
         let (answer, pending) = oneshot::channel();

@@ -21,17 +21,17 @@ use super::{AppName, LookupRequest, LookupResult};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// For how long a database that is away is not asked.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// In the words of the driver's other errors, which follow the same colon.
 const SILENT: &str = "no answer in three seconds";
 
 /// Apps that are asked for at once.
 /// One query for all of them: databases bound how many parameters one may have.
-const MOST: usize = 200;
+const NAMES_PER_QUERY: usize = 200;
 
 /// Rows that are read where any would do.
-const SOME: usize = 20;
+const SAMPLE_ROWS: usize = 20;
 
 /// A database's table of apps.
 #[derive(Debug)]
@@ -103,14 +103,14 @@ impl Database {
             match &self.server {
                 SqlServer::Postgres(options, _) => {
                     let text = format!(
-                        "SELECT row_to_json(t)::text FROM {table} t ORDER BY t.\"id\" LIMIT {SOME}"
+                        "SELECT row_to_json(t)::text FROM {table} t ORDER BY t.\"id\" LIMIT {SAMPLE_ROWS}"
                     );
                     let query = sqlx::query_scalar::<_, String>(AssertSqlSafe(text));
                     let rows = query.fetch_all(&mut options.connect().await?).await?;
                     Ok(rows.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
                 }
                 SqlServer::MySql(options, _) => {
-                    let text = format!("SELECT * FROM {table} ORDER BY `id` LIMIT {SOME}");
+                    let text = format!("SELECT * FROM {table} ORDER BY `id` LIMIT {SAMPLE_ROWS}");
                     let query = sqlx::query(AssertSqlSafe(text)).persistent(false);
                     let rows = query.fetch_all(&mut options.connect().await?).await?;
                     Ok(rows.iter().map(row_of).collect())
@@ -228,7 +228,7 @@ pub async fn run(
             question = questions.recv() => {
                 let Some(first) = question else { return };
                 let mut asked = vec![first];
-                while asked.len() < MOST && let Ok(next) = questions.try_recv() {
+                while asked.len() < NAMES_PER_QUERY && let Ok(next) = questions.try_recv() {
                     asked.push(next);
                 }
                 asker.answer(asked).await;
@@ -279,7 +279,7 @@ impl SqlAsker {
     /// Reads again what is known, every `sql.ttl`. A database that is away leaves everything as it
     /// is.
     async fn look_again(&mut self) {
-        for ids in self.keeper.found_ids().chunks(MOST) {
+        for ids in self.keeper.found_ids().chunks(NAMES_PER_QUERY) {
             let texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
             let Some(rows) = self.rows(&texts, &[]).await else { return };
             self.keeper.refresh_rows(ids, rows);
@@ -304,7 +304,7 @@ impl SqlAsker {
         if self.away_until.is_none() {
             warn!(problem, "the apps' database cannot be read; the apps that are known go on");
         }
-        self.away_until = Some(Instant::now() + PAUSE);
+        self.away_until = Some(Instant::now() + RETRY_PAUSE);
         None
     }
 }

@@ -9,7 +9,7 @@ use super::labels::{Reason, Status};
 
 /// Seconds between two lines of a kind: rare enough for a log, and frequent enough for an operator who has just
 /// changed a setting.
-const PAUSE: u64 = 60;
+const LINE_INTERVAL_SECONDS: u64 = 60;
 
 /// The subject of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,7 +144,12 @@ impl LogThrottle {
         let is_mine = now >= next
             && kind
                 .next
-                .compare_exchange(next, now + PAUSE, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(
+                    next,
+                    now + LINE_INTERVAL_SECONDS,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
                 .is_ok();
         if is_mine {
             // Taken with the line, so that the next line counts from here.

@@ -155,14 +155,14 @@ impl Node {
     /// Carries out, for ever, what the process before this one is asked for.
     pub async fn keep_inheriting(&self, mut requests: mpsc::UnboundedReceiver<LateRequest>) {
         while let Some(LateRequest { request, done }) = requests.recv().await {
-            self.carry_out(request);
+            self.perform_request(request);
             // Whether its process is still there to hear it is its own affair.
             let _ = done.send(());
         }
     }
 
     /// Other kinds come only before this, and mean nothing here.
-    fn carry_out(&self, request: Bequest) {
+    fn perform_request(&self, request: Bequest) {
         match request {
             Bequest::Publish(LatePublish { app, channel, event, data, except }) => {
                 let apps = self.shared.apps.load();

@@ -19,7 +19,7 @@ use crate::hub::stream::Stream;
 
 /// How long to wait when no more files can be opened: some are sure to be closed soon.
 /// Accepting in a loop meanwhile would only keep the worker busy.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections beyond those that may be open, at which workers first close some before more are accepted: they are
 /// of the files that stay free.
@@ -129,7 +129,7 @@ impl Acceptor {
                         warn!(%error, "new connections cannot be accepted at the moment");
                         told = Some(Instant::now());
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }

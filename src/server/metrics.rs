@@ -27,13 +27,13 @@ use crate::metrics::{MetricsPage, ProcessStats};
 
 /// Connections at a time; the others wait.
 /// Several Prometheus servers and probes together have fewer.
-const MOST: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 
 /// The longest connection: longer than the usual interval between scrapes.
 const LIFETIME: Duration = Duration::from_secs(300);
 
 /// How long to wait when a connection cannot be taken in.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long to wait before an address in use is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -119,12 +119,12 @@ async fn free(
 async fn serve(listener: TcpListener, port: MetricsListener) -> io::Result<()> {
     let port = Arc::new(port);
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(MOST));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Before a connection is accepted: those that wait are the kernel's.
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         let Ok((stream, peer)) = listener.accept().await else {
-            sleep(PAUSE).await;
+            sleep(RETRY_PAUSE).await;
             continue;
         };
         let port = port.clone();

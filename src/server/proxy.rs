@@ -17,7 +17,7 @@ const LINE: usize = 107;
 
 /// The longest header of version 2 that is taken: addresses and 1 KiB of extensions, which are skipped.
 /// 216 bytes are the longest addresses, those of Unix sockets; more extensions than that no proxy sends.
-const MOST: usize = 16 + 216 + 1024;
+const MAX_HEADER_BYTES: usize = 16 + 216 + 1024;
 
 /// A header that was read.
 #[derive(PartialEq, Eq, Debug)]
@@ -121,7 +121,7 @@ fn version_2(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
         return Err(ProxyHeaderError::Unfinished);
     };
     let length = 16 + usize::from(u16::from_be_bytes([high, low]));
-    if length > MOST || !matches!(command, 0x20 | 0x21) {
+    if length > MAX_HEADER_BYTES || !matches!(command, 0x20 | 0x21) {
         return Err(ProxyHeaderError::Malformed);
     }
     let addresses = bytes.get(16..length).ok_or(ProxyHeaderError::Unfinished)?;

@@ -16,7 +16,7 @@ use slab::Slab;
 
 /// Sockets that are polled before the worker's other tasks get a turn.
 /// Deliveries are among those: the more sockets were read before, the more goes out in one write.
-const PART: usize = 256;
+const SOCKETS_PER_TURN: usize = 256;
 
 /// Places that are kept for sockets to come.
 const KEPT_PLACES: usize = 1024;
@@ -139,7 +139,7 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
         if waiting.is_empty() {
             self.woken.take_woken(&mut waiting, cx.waker());
         }
-        let part = waiting.len().min(PART);
+        let part = waiting.len().min(SOCKETS_PER_TURN);
         waiting.drain(..part).for_each(|woken| self.poll_one(woken));
         if waiting.is_empty() {
             // The room that a crowd took is no longer needed.
@@ -321,11 +321,11 @@ mod tests {
     #[test]
     fn a_crowd_is_polled_in_parts_and_each_of_it_has_a_turn() {
         let set = SocketSet::default();
-        let all: Vec<_> = (0..3 * PART + 1).map(|_| add(&set)).collect();
+        let all: Vec<_> = (0..3 * SOCKETS_PER_TURN + 1).map(|_| add(&set)).collect();
         for part in 1..=4 {
             turn(&set);
             let polled = all.iter().filter(|one| one.polls.get() == 1).count();
-            assert_eq!(polled, all.len().min(part * PART));
+            assert_eq!(polled, all.len().min(part * SOCKETS_PER_TURN));
         }
         drop(SocketTurns::new(Rc::new(set)));
         assert!(all.iter().all(|one| one.gone.get() == Some(false)), "gone with their task");
@@ -357,7 +357,7 @@ mod tests {
             is_due
         };
         set.poll_part(&cx);
-        let all: Vec<_> = (0..2 * PART + 1).map(|_| add(&set)).collect();
+        let all: Vec<_> = (0..2 * SOCKETS_PER_TURN + 1).map(|_| add(&set)).collect();
         assert!(poll() && all[0].polls.get() == 1);
         // While others have yet to be polled, in more than one turn.
         all[0].wake();

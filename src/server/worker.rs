@@ -38,10 +38,10 @@ const STEP: Duration = Duration::from_millis(25);
 
 /// Up to this many connections are all checked each second; of more, a half. Checking delays deliveries by a longer
 /// turn once a second.
-const FEW: usize = 2000;
+const CHECKED_EACH_SECOND: usize = 2000;
 
 /// Connections that are updated after a change of the apps before others get a turn.
-const SOME: usize = 256;
+const UPDATED_PER_TURN: usize = 256;
 
 /// Bytes from which a connection may be closed when memory is used up: many times what most connections hold.
 const MUCH: usize = 64 << 10;
@@ -201,7 +201,7 @@ async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
         let mut place = 0;
         // A slice at a time, since deliveries wait while connections are walked.
         loop {
-            let (some, next) = node.worker.some_connections(place, SOME);
+            let (some, next) = node.worker.some_connections(place, UPDATED_PER_TURN);
             for connection in some {
                 node.renew_app(&connection, &apps);
             }
@@ -238,7 +238,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             log_eviction(&http, address, ended, MORE_THAN_MAY_BE);
         }
         let places = node.worker.places();
-        let most = if places <= FEW { places } else { places / 2 + 1 };
+        let most = if places <= CHECKED_EACH_SECOND { places } else { places / 2 + 1 };
         let (some, next) = node.worker.some_connections(place, most);
         place = next;
         for connection in some {

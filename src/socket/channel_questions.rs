@@ -134,7 +134,7 @@ fn conclude(session: &mut Session, channel: &str, verdict: ChannelVerdict) {
             let mut parts = vec![&*socket, ":", channel];
             parts.extend(data.iter().flat_map(|data| [":", &**data]));
             let auth = format!("{}:{}", app.key, app.signer.sign(&parts));
-            session.hear(&subscribe_command(channel, Some((&auth, data.as_deref()))));
+            session.on_text(&subscribe_command(channel, Some((&auth, data.as_deref()))));
         }
         ChannelVerdict::Refused(status) => {
             let why = format!("the app's backend answered {status}");

@@ -41,7 +41,7 @@ use crate::session::Session;
 use crate::webhook::channel_auth::ClientHeaders;
 
 /// Bytes of requests that may wait for the session, beyond which it is closed.
-const MOST_WAITING: usize = 1 << 20;
+const MAX_WAITING: usize = 1 << 20;
 
 /// Packets of one request that are handled before other sessions get a turn.
 const HEARD_AT_ONCE: usize = 256;
@@ -136,7 +136,7 @@ impl EngineConversation {
             connection.flush();
         }
         // A client that sends faster than it is handled would fill the memory.
-        if connection.over_engine(|stream| stream.waiting_bytes()) > Some(MOST_WAITING) {
+        if connection.over_engine(|stream| stream.waiting_bytes()) > Some(MAX_WAITING) {
             connection.close_with(&close::FLOODING);
         }
     }
@@ -231,7 +231,7 @@ impl EngineConversation {
                 connection.budget.spend(WorkKind::Frame);
             }
             // Counted and refused like any other message that is no command.
-            None => self.session.hear(""),
+            None => self.session.on_text(""),
         }
     }
 
@@ -254,10 +254,10 @@ impl EngineConversation {
                 self.session.refuse_packet(&Error::new(4200, BINARY));
                 connection.end_with(Message::close(1003, BINARY), Reason::Encoding);
             }
-            EchoRequest::Command(command) => self.session.hear(&command),
+            EchoRequest::Command(command) => self.session.on_text(&command),
             EchoRequest::Unsubscribe { channel, command } => {
                 self.questions.cancel(&channel);
-                self.session.hear(&command);
+                self.session.on_text(&command);
             }
             EchoRequest::Authorize { channel, headers } => {
                 connection.budget.spend(WorkKind::Subscribe);

@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use super::frames::{FrameAssembler, FrameLimits, IncomingMessage};
-use super::{ANSWER, LINGER};
+use super::{ANSWER, LINGER_SECONDS};
 use crate::hub::stream::Stream;
 use crate::protocol::error::Error;
 use crate::protocol::event::Message;
 
 /// Bytes of the largest message that is read past on the way to the close frame of a client that was not let in.
-const MOST_REFUSED: usize = 16 << 10;
+const MAX_REFUSED_BYTES: usize = 16 << 10;
 
 /// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
 const LEFTOVER_TIME: Duration = Duration::from_secs(2);
@@ -43,14 +43,14 @@ pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Opti
         Ok::<(), std::io::Error>(())
     };
     // The client may not stay to read it.
-    let _ = timeout(Duration::from_secs(LINGER.into()), farewell).await;
+    let _ = timeout(Duration::from_secs(LINGER_SECONDS.into()), farewell).await;
 }
 
 /// Reads until the client has closed, ended its half, or sent something unreadable. Other frames are skipped.
 pub(super) async fn closed(stream: &mut Stream) -> std::io::Result<()> {
     let (mut frames, mut is_closed) = (FrameAssembler::default(), false);
     // Only the client's close frame counts, whatever was agreed on.
-    let terms = FrameLimits { max: MOST_REFUSED, inflates: true };
+    let terms = FrameLimits { max: MAX_REFUSED_BYTES, inflates: true };
     let mut scratch = [0; 512];
     while !is_closed {
         let read = stream.read(&mut scratch).await?;

@@ -44,7 +44,7 @@ const STREAMING_PATIENCE: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of requests that may wait for the session, beyond which it is closed.
-const MOST_WAITING: usize = 1 << 20;
+const MAX_WAITING: usize = 1 << 20;
 
 /// Messages of one request that are handled before other sessions get a turn.
 const HEARD_AT_ONCE: usize = 256;
@@ -146,7 +146,7 @@ impl HttpSocket {
             self.take(&connection, arrival);
             connection.flush();
         }
-        if connection.over_http(|stream| stream.waiting_bytes()) > Some(MOST_WAITING) {
+        if connection.over_http(|stream| stream.waiting_bytes()) > Some(MAX_WAITING) {
             connection.close_with(&close::FLOODING);
         }
     }
@@ -204,7 +204,7 @@ impl HttpSocket {
         let is_open = !connection.is_closing();
         while before - said.texts.len() < HEARD_AT_ONCE && !connection.is_closing() {
             let Some(text) = said.texts.next() else { break };
-            self.session.hear(&text);
+            self.session.on_text(&text);
         }
         count_work(&self.session, (before - said.texts.len(), 0), spent);
         if said.texts.len() > 0 && !connection.is_closing() {

@@ -1,7 +1,7 @@
 //! Whether connections live: silent ones are pinged, those without an answer are closed, and those that do not end
 //! after a close frame are ended. A worker's clock calls this for a part of its connections at a time.
 
-use super::LINGER;
+use super::LINGER_SECONDS;
 use crate::hub::connection::Connection;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;
@@ -32,7 +32,7 @@ pub(super) fn end_lingering(connection: &Connection, now: u32) {
     if !life.ends.replace(true) {
         // The field is free by now: it was the second in which the connection began.
         life.since.set(now);
-    } else if now.saturating_sub(life.since.get()) >= LINGER {
+    } else if now.saturating_sub(life.since.get()) >= LINGER_SECONDS {
         connection.abort();
     }
 }

@@ -34,7 +34,7 @@ use frames::{FrameAssembler, FrameLimits, IncomingMessage, ProtocolBreach};
 
 /// How long a client may go on after we have closed, before its stream is dropped; seconds.
 /// RFC 6455 section 7.1.1: the server closes TCP; a client that keeps its half open holds a file.
-const LINGER: u32 = 5;
+const LINGER_SECONDS: u32 = 5;
 
 /// How long a client has to answer our close frame before we end the stream. Ended at once, the stream of a
 /// browser behind a proxy that speaks HTTP/2 to it would end before the frame with the code has arrived.
@@ -46,10 +46,10 @@ const UNITS_A_FRAME: u32 = 20;
 
 /// Bytes that are read of a client after our close frame. One that still sends much does not wait for its answer.
 /// Enough for what was on its way.
-const MOST_DRAINED: u32 = 256 << 10;
+const MAX_DRAINED_BYTES: u32 = 256 << 10;
 
 /// How long a connection is held up before it is looked at again.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Subscriptions that end before others on the worker get a turn, where many end.
 const ENDED_AT_ONCE: usize = 16;
@@ -202,7 +202,7 @@ impl Socket {
                     }
                     // Any frame shows that the program on the other side runs.
                     life.note_alive(now);
-                    session.hear(text);
+                    session.on_text(text);
                 }
                 IncomingMessage::Ping(payload) => {
                     connection.budget.spend(WorkKind::Ping);
@@ -266,7 +266,7 @@ impl Socket {
                     // It may still send what was on its way, but not without end.
                     let drained = &mut self.extras().drained;
                     *drained += buffer.filled().len() as u32;
-                    if *drained > MOST_DRAINED {
+                    if *drained > MAX_DRAINED_BYTES {
                         return Poll::Ready(());
                     }
                 }
@@ -422,7 +422,7 @@ fn poll_budget(
         }
         let running = timer.get_or_insert_with(|| {
             session.report_throttled(wait);
-            Box::pin(sleep(wait.min(LONGEST_WAIT)))
+            Box::pin(sleep(wait.min(MAX_WAIT)))
         });
         ready!(running.as_mut().poll(cx));
         *timer = None;

@@ -123,14 +123,14 @@ fn pusher_protocol(request: &HeaderMap) -> Option<&str> {
 /// How long the greeting waits behind the answer to a handshake that a proxy made of an HTTP/2 stream. Apache (2.4.71)
 /// holds back what it reads together with the answer until the client speaks, and pusher-js waits to be greeted
 /// first; being read apart takes more than being written apart.
-const PAUSE: Duration = Duration::from_millis(20);
+const GREETING_PAUSE: Duration = Duration::from_millis(20);
 
 /// That pause, where `request` may have come by such a proxy: no client of HTTP/1 gives its handshake a body's length,
 /// and few proxies say their name.
 pub fn greeting_pause(request: &HeaderMap) -> Option<Duration> {
     let bridged =
         request.contains_key(CONTENT_LENGTH) || request.contains_key("x-forwarded-server");
-    bridged.then_some(PAUSE)
+    bridged.then_some(GREETING_PAUSE)
 }
 
 /// Whether a list in the header contains the token, in any case (RFC 9110 section 5.6.1).

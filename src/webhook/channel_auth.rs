@@ -14,7 +14,7 @@ use hyper::header::{
 use hyper::{Request, StatusCode, Uri};
 use tokio::sync::Semaphore;
 
-use super::delivery::{HttpsClient, MOST_ANSWER, causes, new_client, without_credentials};
+use super::delivery::{HttpsClient, MAX_ANSWER_BYTES, causes, new_client, without_credentials};
 use crate::protocol::query::percent_encode;
 
 /// Requests that one worker has under way at a time; more wait, so that a backend whose clients all come back at once is
@@ -136,7 +136,7 @@ pub async fn ask_backend(question: ChannelQuestion) -> ChannelVerdict {
             Err(error) => return ChannelVerdict::Unanswered(causes(&error)),
         };
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), MOST_ANSWER).collect().await;
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
         match (status, body) {
             (StatusCode::OK, Ok(body)) => match String::from_utf8(body.to_bytes().to_vec()) {
                 Ok(text) => ChannelVerdict::Allowed(text),

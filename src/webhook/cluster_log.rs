@@ -19,16 +19,16 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
 /// An end followed by a begin within so many milliseconds is no end.
-const SOON: u64 = DELAY.as_millis() as u64;
+const DEBOUNCE_MS: u64 = DELAY.as_millis() as u64;
 
 /// Channels whose last counts are remembered.
 const COUNTS: usize = 100_000;
 
 /// Subscribers up to which each count is reported, and the shortest interval between two counts of a crowd, as for
 /// clients.
-const FEW: usize = 100;
+const UNTHROTTLED_SUBSCRIBERS: usize = 100;
 /// The least time between two counts of a crowd.
-const PAUSE: Duration = Duration::from_secs(5);
+const CROWD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Takes entries, by app and place, that are done with.
 pub type EntryAcknowledger = Box<dyn Fn(&AppId, &str) + Send>;
@@ -199,7 +199,7 @@ impl HeldEnds {
         match self.waiting.remove(&key) {
             None => vec![came],
             // An end followed by a begin soon after is no end.
-            Some((.., end)) if came.2.at().saturating_sub(end.at()) < SOON => Vec::new(),
+            Some((.., end)) if came.2.at().saturating_sub(end.at()) < DEBOUNCE_MS => Vec::new(),
             Some((_, app, end)) => vec![(app, event(&key, false), end), came],
         }
     }
@@ -210,7 +210,7 @@ impl HeldEnds {
         let Some(due) = self.due.get_mut(app) else { return events };
         while let Some((key, number)) = due.front() {
             match self.waiting.get(key).filter(|(waiting, ..)| waiting == number) {
-                Some((.., end)) if end.at().saturating_add(SOON) > read_up_to => break,
+                Some((.., end)) if end.at().saturating_add(DEBOUNCE_MS) > read_up_to => break,
                 Some(_) => {
                     if let Some((_, app, receipt)) = self.waiting.remove(key) {
                         events.push((app, event(key, false), receipt));
@@ -275,16 +275,19 @@ impl LatestCounts {
             return None;
         }
         last.version = version;
-        match last.reported.filter(|at| count > FEW && now - *at < PAUSE) {
+        match last
+            .reported
+            .filter(|at| count > UNTHROTTLED_SUBSCRIBERS && now - *at < CROWD_INTERVAL)
+        {
             Some(at) => {
                 if last.waiting.replace(due_event).is_none() {
-                    self.due.push_back((at + PAUSE, channel));
+                    self.due.push_back((at + CROWD_INTERVAL, channel));
                 }
                 None
             }
             None => {
                 last.waiting = None;
-                last.reported = (count > FEW).then_some(now);
+                last.reported = (count > UNTHROTTLED_SUBSCRIBERS).then_some(now);
                 Some(due_event)
             }
         }

@@ -33,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Bytes of an answer that are read so that the connection can be used again.
-pub(super) const MOST_ANSWER: usize = 64 << 10;
+pub(super) const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// How a try went wrong; for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,7 +83,7 @@ impl WebhookClient {
             let answer = answer.map_err(|error| DeliveryFailure::Connection(causes(&error)))?;
             let status = answer.status();
             // Read, so that the connection can be used again; what it says does not matter.
-            let _ = Limited::new(answer.into_body(), MOST_ANSWER).collect().await;
+            let _ = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
             if status.is_success() { Ok(()) } else { Err(DeliveryFailure::Status(status)) }
         };
         tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(DeliveryFailure::Time))

@@ -12,7 +12,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
 /// Events that were taken back, of which so many may be in line among the others.
-const MOST_TAKEN_BACK: usize = 1024;
+const MAX_TAKEN_BACK: usize = 1024;
 
 /// Bytes that are counted for an event in line beside its texts: its place there, and in the table of comings and
 /// goings.
@@ -202,7 +202,7 @@ impl EventLine {
         let persistence = std::mem::replace(&mut waiting.persistence, Persistence::Not);
         self.taken_back += 1;
         // Their places cost little until there are many.
-        if self.taken_back > MOST_TAKEN_BACK && self.taken_back > self.events.len() / 2 {
+        if self.taken_back > MAX_TAKEN_BACK && self.taken_back > self.events.len() / 2 {
             self.close_up();
         }
         Some(persistence)

@@ -390,7 +390,7 @@ impl Dispatcher {
             known.iter().for_each(|app| self.claim(app));
         }
         // The rest belongs to apps that may be looked up, until it is too old.
-        let before = millis().saturating_sub(queue::WHILE);
+        let before = millis().saturating_sub(queue::RETRY_FOR_MS);
         self.forget(|one| one.at <= before);
     }
 
@@ -429,7 +429,7 @@ impl Dispatcher {
     /// Each line is hurried, and waited for until `end`.
     async fn finish(&self, end: Instant) {
         for line in self.lines.values() {
-            line.hurry();
+            line.flush_now();
         }
         let all = async {
             for line in self.lines.values() {

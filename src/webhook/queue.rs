@@ -26,29 +26,29 @@ use crate::metrics::HeldBytes;
 
 /// Events and bytes of their texts that may wait in one line. Beyond them the newest are left out.
 /// At a few hundred bytes each a few megabytes: what an endpoint can be behind without being dead.
-const MOST: usize = 10_000;
+const MAX_EVENTS: usize = 10_000;
 /// Bytes of events that wait in a queue.
-const MOST_BYTES: usize = 16 << 20;
+const MAX_EVENT_BYTES: usize = 16 << 20;
 
 /// As much again for what is there and what is not: of a channel or a member one event waits at most, so that there
 /// are no more than there are channels and members, and a stranger cannot fill the line with what comes to nothing.
-const MOST_TURNS: usize = 200_000;
+const MAX_TURNS: usize = 200_000;
 /// Bytes of such events in one queue.
-const MOST_TURN_BYTES: usize = 64 << 20;
+const MAX_TURN_BYTES: usize = 64 << 20;
 
 /// Events and bytes of one request with several.
-const MOST_TOGETHER: usize = 1_000;
+const MAX_BATCH_EVENTS: usize = 1_000;
 /// Bytes of events in one request.
-const MOST_BYTES_TOGETHER: usize = 256 << 10;
+const MAX_BATCH_BYTES: usize = 256 << 10;
 
 /// For how long after it happened an event is tried again; milliseconds.
-pub(super) const WHILE: u64 = 300_000;
+pub(super) const RETRY_FOR_MS: u64 = 300_000;
 
 /// The pause after the first try that failed; it doubles with each up to the longest.
 /// Half a second hides a restart; 30 s is polite to an endpoint that is down.
-const PAUSE: Duration = Duration::from_millis(500);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// A line, as the desk holds it. Dropped, it ends.
 pub(super) struct WebhookQueue {
@@ -82,7 +82,7 @@ struct QueueState {
     /// The queue on disk, if there is one.
     spool: Option<Rc<Spool>>,
     /// The server ends: no more pauses to gather events.
-    hurry: Cell<bool>,
+    is_ending: Cell<bool>,
 }
 
 impl WebhookQueue {
@@ -104,7 +104,7 @@ impl WebhookQueue {
             more: Notify::new(),
             emptied: Notify::new(),
             spool,
-            hurry: Cell::new(false),
+            is_ending: Cell::new(false),
         });
         let task = spawn_local(run(state.clone(), post)).abort_handle();
         Self { state, task }
@@ -131,7 +131,7 @@ impl WebhookQueue {
             let undone = self.state.line.borrow_mut().take_back(event);
             if let Some(undone) = undone {
                 self.state.let_go(undone);
-                self.state.tell();
+                self.state.update_metrics();
                 return self.state.let_go(persistence);
             }
         }
@@ -156,7 +156,8 @@ impl WebhookQueue {
             QueuedContent::Json(_) | QueuedContent::TakenBack => false,
         };
         let turns = usize::from(is_turn);
-        let (most, most_bytes) = (MOST + turns * MOST_TURNS, MOST_BYTES + turns * MOST_TURN_BYTES);
+        let (most, most_bytes) =
+            (MAX_EVENTS + turns * MAX_TURNS, MAX_EVENT_BYTES + turns * MAX_TURN_BYTES);
         if self.len() >= most || bytes > most_bytes {
             // Told once for each line; the metric has the number.
             if state.figures.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -171,7 +172,7 @@ impl WebhookQueue {
             event.persistence = kept.map_or(Persistence::Not, Persistence::Spooled);
         }
         state.line.borrow_mut().push(event);
-        state.tell();
+        state.update_metrics();
         state.more.notify_one();
     }
 
@@ -181,8 +182,8 @@ impl WebhookQueue {
     }
 
     /// Sends without gathering from now on.
-    pub(super) fn hurry(&self) {
-        self.state.hurry.set(true);
+    pub(super) fn flush_now(&self) {
+        self.state.is_ending.set(true);
         self.state.more.notify_one();
     }
 
@@ -227,7 +228,7 @@ impl QueueState {
     }
 
     /// Called whenever the line has changed.
-    fn tell(&self) {
+    fn update_metrics(&self) {
         let line = self.line.borrow();
         // Relaxed: gauges for the metrics page.
         self.figures.queued.store(line.len() as u64, Ordering::Relaxed);
@@ -254,7 +255,7 @@ impl QueueState {
         let together = !self.hook.borrow().1.batch.is_zero();
         let line = self.line.borrow();
         let mut body = format!("{{\"time_ms\":{},\"events\":[", millis()).into_bytes();
-        let most = if together { MOST_TOGETHER } else { 1 };
+        let most = if together { MAX_BATCH_EVENTS } else { 1 };
         let (mut places, mut count) = (0, 0);
         for QueuedEvent { content, .. } in line.iter().take_while(|one| !one.is_lost()) {
             let before = body.len();
@@ -267,7 +268,7 @@ impl QueueState {
                 }
                 content.write_json(&mut body);
                 // One event alone may be larger.
-                if count > 0 && body.len() > MOST_BYTES_TOGETHER {
+                if count > 0 && body.len() > MAX_BATCH_BYTES {
                     body.truncate(before);
                     break;
                 }
@@ -286,7 +287,7 @@ impl QueueState {
         if let Some(spool) = self.spool.as_ref().filter(|_| !spooled.is_empty()) {
             spool.done(spooled);
         }
-        self.tell();
+        self.update_metrics();
         if self.line.borrow().is_empty() {
             self.emptied.notify_one();
         }
@@ -295,7 +296,7 @@ impl QueueState {
     /// Gives up those in front that are too old to be tried again.
     /// By when they happened, not by how often they were tried.
     fn give_up(&self) {
-        let before = millis().saturating_sub(WHILE);
+        let before = millis().saturating_sub(RETRY_FOR_MS);
         let old = self.line.borrow().iter().take_while(|one| one.at <= before).count();
         if old > 0 {
             // Relaxed: a counter for the metrics page.
@@ -370,13 +371,13 @@ impl Drop for QueueState {
 /// Sends what is in line for as long as the line is.
 /// One request at a time keeps the order; the next begins when the last is answered.
 async fn run(state: Rc<QueueState>, post: WebhookClient) {
-    let mut pause = PAUSE;
+    let mut pause = FIRST_RETRY;
     loop {
         if state.line.borrow().is_empty() {
             state.more.notified().await;
             let batch = state.hook.borrow().1.batch;
             // Gathers what follows the first, for as long as the webhook's `batch` says.
-            if !batch.is_zero() && !state.hurry.get() {
+            if !batch.is_zero() && !state.is_ending.get() {
                 sleep(batch).await;
             }
             continue;
@@ -387,11 +388,11 @@ async fn run(state: Rc<QueueState>, post: WebhookClient) {
             continue;
         }
         if state.try_once(&post).await {
-            pause = PAUSE;
+            pause = FIRST_RETRY;
             continue;
         }
         state.give_up();
         sleep(jittered(pause)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(LAST_RETRY);
     }
 }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 /// Bytes of lines that are not needed any more before the file is written anew without them, if they are more
 /// than half of it.
-const MOST_DONE: u64 = 4 << 20;
+const MAX_DONE: u64 = 4 << 20;
 
 /// Logged once when the spool fails.
 const FAILS: &str = "the webhook spool cannot be used: a crash would lose events";
@@ -265,7 +265,7 @@ impl Spool {
 impl SpoolFile {
     /// The disk takes nothing, and enough waits for it.
     fn is_overfull(&self) -> bool {
-        self.failing && self.pending.len() as u64 > MOST_DONE
+        self.failing && self.pending.len() as u64 > MAX_DONE
     }
 
     /// Their lines stay in the file until that is written anew.
@@ -308,7 +308,7 @@ impl SpoolFile {
     /// Writes the file anew, beside the old one and put in its place, once most of it is not needed.
     fn shorten(&mut self, path: &Path) -> io::Result<()> {
         let done = self.length.saturating_sub(self.open_bytes);
-        if done < MOST_DONE || done < self.open_bytes {
+        if done < MAX_DONE || done < self.open_bytes {
             return Ok(());
         }
         let new = path.with_extension("new");

@@ -20,7 +20,7 @@ pub(super) const MASTER_PATIENCE: Duration = Duration::from_secs(2);
 /// is taken for dead because others came back long before it.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The pause between two checks is doubled at most so often.
-const MOST_DOUBLINGS: u32 = 3;
+const MAX_DOUBLINGS: u32 = 3;
 
 /// For how long it is remembered that something was away before.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -164,7 +164,7 @@ impl AwayParts {
     /// Whether the part is due for a check.
     pub(super) fn is_due(&self, part: &AwayPart) -> bool {
         self.losses.get(part).is_none_or(|(times, last)| {
-            let doublings = times.saturating_sub(1).min(MOST_DOUBLINGS);
+            let doublings = times.saturating_sub(1).min(MAX_DOUBLINGS);
             last.elapsed() >= LOOK_EVERY * 2_u32.pow(doublings)
         })
     }

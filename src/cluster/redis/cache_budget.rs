@@ -71,7 +71,7 @@ impl CacheBudget {
     }
 
     /// Somebody has asked for a channel's event.
-    pub(super) fn touch(&mut self, topic: &Topic) {
+    pub(super) fn note_used(&mut self, topic: &Topic) {
         if let Some(app) = self.apps.get_mut(&topic.app) {
             app.events.promote(&topic.channel);
         }
@@ -96,7 +96,7 @@ mod tests {
         let max = 3 * (OVERHEAD + 100);
         let mut keep = |channel, bytes, serial, expires| {
             let out = keeping.keep_event(&topic(channel), (bytes, max), serial, expires);
-            keeping.touch(&topic("one"));
+            keeping.note_used(&topic("one"));
             let out = out.into_iter();
             out.map(|(channel, serial)| (channel.to_string(), serial)).collect::<Vec<_>>()
         };

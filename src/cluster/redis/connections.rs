@@ -225,7 +225,7 @@ impl RedisConnections {
                 return Ok(());
             }
             // The end of a subscription whose slot has moved was taken for an answer.
-            self.listen_well().await?;
+            self.verify_listeners().await?;
         }
         Err(LinkError::Deaf)
     }
@@ -257,7 +257,7 @@ impl RedisConnections {
     /// Asks all connections that listen whether they do, until the answers are those to the questions.
     /// Answers and pushes share a connection; after a mix-up each connection is asked for a word of its own until it
     /// comes back.
-    pub(super) async fn listen_well(&self) -> Result<(), LinkError> {
+    pub(super) async fn verify_listeners(&self) -> Result<(), LinkError> {
         let questions = self.servers.iter().map(|server| {
             let mut connection = server.connection_for(ConnectionRole::Listening);
             let at = server.at.clone();

@@ -15,7 +15,7 @@ use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::link::LinkEvent;
 use crate::cluster::scripts::counts::{CountArgs, CountAudience, CountTotal};
 use crate::cluster::topics::CountInterest;
-use crate::cluster::webhook_log::{AppHooks, MOST_LOGGED};
+use crate::cluster::webhook_log::{AppHooks, MAX_LOGGED};
 
 /// Channels whose counts one script takes.
 const MAX_CHANNELS: usize = 500;
@@ -138,7 +138,7 @@ impl LinkWriter<'_> {
                     self.kept.untold.insert(topic);
                 }
             }
-            let most_logged = if asks { MOST_LOGGED } else { 0 };
+            let most_logged = if asks { MAX_LOGGED } else { 0 };
             let wakeup_topic = self.keys.wakeup_topic(app);
             let count = CountArgs { app, most_logged, wakeup_topic, cleared };
             let counts = some.iter().map(|(channel, number, tell)| {

@@ -15,7 +15,7 @@ use super::opening::REOPENED;
 use super::server::LeasedCommand;
 use super::session::{LinkWriter, MAX_REQUESTS};
 use super::slots::HostPort;
-use super::{LONGEST_PAUSE, LinkError, PATIENCE};
+use super::{LinkError, MAX_RECONNECT_PAUSE, PATIENCE};
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest};
@@ -30,10 +30,10 @@ use crate::protocol::member::Member;
 pub(super) const RENEWALS_PER_LEASE: u32 = 6;
 
 /// How long nodes may take to come back once Redis does.
-const RECONNECT_TIME: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
+const RECONNECT_TIME: Duration = MAX_RECONNECT_PAUSE.saturating_add(PATIENCE);
 
 /// How soon a node that finds Redis empty has tried its link and registered, after the first that did.
-const RETURN: Duration = LONGEST_PAUSE.saturating_add(RESTORED_EVERY);
+const RETURN: Duration = MAX_RECONNECT_PAUSE.saturating_add(RESTORED_EVERY);
 
 /// How often it is looked whether what others held is there again.
 const RESTORED_EVERY: Duration = Duration::from_millis(250);
@@ -84,7 +84,7 @@ impl LinkWriter<'_> {
                 }
                 self.reregister_topic(topic);
             }
-            self.carry_out().await?;
+            self.send_batch().await?;
             self.renew_if_due().await?;
         }
         if self.link.gaps > 0 {
@@ -97,7 +97,7 @@ impl LinkWriter<'_> {
         // Only now: an attempt that failed before confirmed nothing, and its server may still be replaced.
         self.kept.recent.note_link_made();
         self.status.up.store(true, Ordering::Relaxed);
-        self.carry_out().await?;
+        self.send_batch().await?;
         // Before what the old leases hold comes to an end.
         self.resend_holds().await?;
         // Offices go over to the new leases before the old ones are forgotten.
@@ -261,7 +261,7 @@ impl LinkWriter<'_> {
         }
         self.link.beat = Some(now + part);
         if self.servers.is_cluster() {
-            self.servers.listen_well().await?;
+            self.servers.verify_listeners().await?;
         }
         let shown = self.renew_leases().await?;
         LinkMetrics::add_count(&self.status.figures.renewals, 1);
@@ -376,7 +376,7 @@ impl LinkWriter<'_> {
                 self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
-            self.carry_out().await?;
+            self.send_batch().await?;
         }
         Ok(())
     }
@@ -425,7 +425,7 @@ impl LinkWriter<'_> {
                 self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
-            self.carry_out().await?;
+            self.send_batch().await?;
             self.renew_if_due().await?;
         }
         Ok(())

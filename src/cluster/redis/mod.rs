@@ -80,10 +80,10 @@ use trust::EnvelopeTrust;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest pause between two attempts to make the link.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pause before the first reconnect; it doubles with each failure.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long what must not be forgotten waits for Redis.
 const URGENT_AGE: Duration = Duration::from_secs(3600);
@@ -315,7 +315,7 @@ impl RedisDriver {
 
     /// Keeps the link up until it is told to stop.
     pub async fn run(mut self) {
-        let (mut pause, mut outages) = (SHORTEST_PAUSE, OutageLog::default());
+        let (mut pause, mut outages) = (MIN_RECONNECT_PAUSE, OutageLog::default());
         loop {
             let begun = Instant::now();
             let lost = self.serve_link().await;
@@ -324,7 +324,7 @@ impl RedisDriver {
             if matches!(lost, LinkError::Stopped) || self.kept.stopping {
                 return;
             }
-            let has_lasted = begun.elapsed() > LONGEST_PAUSE;
+            let has_lasted = begun.elapsed() > MAX_RECONNECT_PAUSE;
             if has_lasted {
                 outages.begin_anew();
             }
@@ -344,8 +344,8 @@ impl RedisDriver {
                 let _ = self.driver.events.send(LinkEvent::Down).await;
             }
             let is_at_once = has_lasted || matches!(lost, LinkError::Back(_));
-            pause = if is_at_once { SHORTEST_PAUSE } else { pause * 2 };
-            pause = pause.min(LONGEST_PAUSE);
+            pause = if is_at_once { MIN_RECONNECT_PAUSE } else { pause * 2 };
+            pause = pause.min(MAX_RECONNECT_PAUSE);
             if self.serve_offline(Instant::now() + jittered(pause)).await.is_err() {
                 return;
             }
@@ -374,7 +374,7 @@ impl RedisDriver {
             dedup: &self.dedup,
             status: &self.driver.status,
         };
-        let answer = offline.carry_out(request);
+        let answer = offline.answer_request(request);
         if is_publish {
             self.kept.drop_old(self.settings.max_age, &self.driver.status);
         }

@@ -25,7 +25,7 @@ pub(super) struct OfflineRequests<'a> {
 
 impl OfflineRequests<'_> {
     /// Carries one out; what comes of it for this node.
-    pub(super) fn carry_out(self, request: LinkRequest) -> Option<LinkEvent> {
+    pub(super) fn answer_request(self, request: LinkRequest) -> Option<LinkEvent> {
         let alone = match request {
             LinkRequest::Open(topic) => {
                 let since = self.topics.read_topic(&topic, TopicEntry::made_at);
@@ -68,7 +68,7 @@ impl OfflineRequests<'_> {
 
 impl LinkWriter<'_> {
     /// Handles a request whose owner is away. Its result survives the link until it is handed out.
-    pub(super) fn carry_out_alone(&mut self, request: LinkRequest) {
+    pub(super) fn answer_alone(&mut self, request: LinkRequest) {
         let is_publish = matches!(request, LinkRequest::Publish(_));
         let offline = OfflineRequests {
             kept: self.kept,
@@ -77,7 +77,7 @@ impl LinkWriter<'_> {
             dedup: self.dedup,
             status: self.status,
         };
-        let answer = offline.carry_out(request);
+        let answer = offline.answer_request(request);
         if is_publish && let Some(publish) = self.kept.publishes.pop_back() {
             self.kept.strand(publish, (self.status, self.max_queued));
         }

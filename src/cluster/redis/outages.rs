@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// How long there is no other line about an outage.
-const PAUSE: Duration = Duration::from_secs(60);
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// State of the current outage in the log.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(super) struct OutageLog {
 impl OutageLog {
     /// Whether a line is due, and how many attempts had none since the last.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<u64> {
-        if self.last_told.is_some_and(|told| now.duration_since(told) < PAUSE) {
+        if self.last_told.is_some_and(|told| now.duration_since(told) < LINE_INTERVAL) {
             self.untold += 1;
             return None;
         }

@@ -25,13 +25,13 @@ use crate::cluster::scripts::events::{self, CacheArgs, LoggedEvent};
 use crate::cluster::topics::TopicEntry;
 
 /// Bytes of publishes in one round trip.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// Events that one script publishes, so that others of Redis's clients need not wait for long.
-const TOGETHER: usize = 64;
+const MAX_SCRIPT_EVENTS: usize = 64;
 
 /// Bytes of them after which no more are added.
-const TOGETHER_BYTES: usize = 128 << 10;
+const MAX_SCRIPT_BYTES: usize = 128 << 10;
 
 /// Events that one script publishes.
 #[derive(Default)]
@@ -140,7 +140,7 @@ impl LinkWriter<'_> {
         let mut all = std::mem::take(&mut self.kept.publishes);
         let mut together = PublishBatch::default();
         for pending in &mut all {
-            if bytes > MOST_BYTES || count == MAX_REQUESTS {
+            if bytes > MAX_BATCH_BYTES || count == MAX_REQUESTS {
                 break;
             }
             count += 1;
@@ -213,7 +213,7 @@ impl LinkWriter<'_> {
         }
         // Of a Redis Cluster no two channels need be on one server.
         let apart = self.servers.is_cluster() && together.logs.last().is_some_and(|l| *l != log);
-        if apart || together.logs.len() == TOGETHER || together.bytes > TOGETHER_BYTES {
+        if apart || together.logs.len() == MAX_SCRIPT_EVENTS || together.bytes > MAX_SCRIPT_BYTES {
             self.send_together(batch, together);
         }
         together.bytes += event.parts.rest.len();

@@ -46,7 +46,7 @@ const COUNT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a topic without subscribers stays open, since clients often return. Closing and reopening would cost
 /// two round trips and a read of the log.
-const LINGER: Duration = Duration::from_secs(1);
+const IDLE_TOPIC_LINGER: Duration = Duration::from_secs(1);
 
 /// A channel, or an app's connections, with how many there are here and who wants to know of all.
 pub(super) type CountUpdate = (Option<ChannelName>, usize, CountInterest);
@@ -209,7 +209,7 @@ impl LinkWriter<'_> {
                     if count == 0 {
                         return self.give_up_leases().await;
                     }
-                    self.carry_out().await?;
+                    self.send_batch().await?;
                     if self.kept.stopping {
                         return self.give_up_leases().await;
                     }
@@ -259,7 +259,7 @@ impl LinkWriter<'_> {
     /// Handles the batch, and sends queued publishes. The order within a round trip: topics are subscribed to,
     /// publishes and joins are sent, then topics are read. So a new subscriber finds in the log whatever it did not
     /// receive, and nothing twice.
-    pub(super) async fn carry_out(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn send_batch(&mut self) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let mut questions = Vec::new();
         // Each goes to where it outlives the link before anything is waited for, since the link may be lost meanwhile.
@@ -269,7 +269,7 @@ impl LinkWriter<'_> {
         let mut rooms = Vec::new();
         for request in requests {
             if self.is_request_away(&request) {
-                self.carry_out_alone(request);
+                self.answer_alone(request);
                 continue;
             }
             match request {
@@ -323,7 +323,7 @@ impl LinkWriter<'_> {
         self.send_reply(questions).await?;
         let waits = !self.link.replays.is_empty() || self.is_parking();
         if up && (waits || !self.kept.publishes.is_empty()) {
-            return Box::pin(self.carry_out()).await;
+            return Box::pin(self.send_batch()).await;
         }
         Ok(())
     }
@@ -448,7 +448,7 @@ impl LinkWriter<'_> {
     /// Closes topics that were idle for a while: not more at once than leave time for requests and for renewing
     /// leases.
     async fn close_idle(&mut self) -> Result<(), LinkError> {
-        let old = |since: &Instant| since.elapsed() >= LINGER;
+        let old = |since: &Instant| since.elapsed() >= IDLE_TOPIC_LINGER;
         let idle = self.link.idle.extract_if(|_, since| old(since)).take(MAX_REQUESTS);
         let idle: Vec<Topic> = idle.map(|(topic, _)| topic).collect();
         let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
@@ -474,7 +474,7 @@ impl LinkWriter<'_> {
         self.report_counts().await?;
         for (question, asker) in questions {
             if let LinkQuery::Channel(topic) = &question {
-                self.kept.cache_budget.touch(topic);
+                self.kept.cache_budget.note_used(topic);
             }
             let asked = (self.trust, self.kept.node, question);
             if let Some(answer) =

@@ -64,7 +64,7 @@ impl LinkWriter<'_> {
                 self.ask_log(batch, &self.keys.log_keys(&topic), after, opening);
             }
             if kind.cache {
-                self.kept.cache_budget.touch(&topic);
+                self.kept.cache_budget.note_used(&topic);
                 let kept = read_cached(&self.channel_keys(&topic, "cv"));
                 batch.add_command(kept, ExpectedReply::Kept { opening });
             }
@@ -133,7 +133,7 @@ impl LinkWriter<'_> {
                 self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.reregister_topic(topic);
             }
-            self.carry_out().await?;
+            self.send_batch().await?;
             self.renew_if_due().await?;
         }
         self.move_holds(&moved, &topics, given_up).await

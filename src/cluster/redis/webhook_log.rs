@@ -21,7 +21,7 @@ use crate::cluster::reply;
 use crate::cluster::scripts::webhook_log::{
     LogReadArgs, LogReadReply, LogWriteArgs, LogWriteReply, OfficeGrant, OfficeWish,
 };
-use crate::cluster::webhook_log::{AppHooks, AppLog, LogBatch, LogRequest, MOST_LOGGED};
+use crate::cluster::webhook_log::{AppHooks, AppLog, LogBatch, LogRequest, MAX_LOGGED};
 
 /// Most entries that one script writes or reads.
 const MAX_ENTRIES: usize = 1000;
@@ -184,7 +184,7 @@ impl LinkWriter<'_> {
         let write = LogWriteArgs {
             marker,
             new_marker: self.servers.current_leases().next().map_or("", |lease| &lease.id),
-            most: MOST_LOGGED,
+            most: MAX_LOGGED,
             held_key: format!("w{app}"),
             wakeup_topic: self.keys.wakeup_topic(app),
             node: format!("{:x}", self.kept.node),

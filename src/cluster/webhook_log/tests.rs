@@ -72,14 +72,14 @@ fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
     assert_eq!(queued(&board), "+mpresence-a/steady ");
     assert_eq!(held_bytes(&board), before);
     // What happened has a bound of its own, which comings and goings cannot fill.
-    for number in 0..2 * MOST_WAITING {
+    for number in 0..2 * MAX_WAITING {
         hold(&mut board, &number.to_string(), true);
     }
     let happened = |text: &str| LogRequest::Happened { app: app.clone(), text: text.to_owned() };
     assert!(board.take_request(happened("x")));
-    let large = "y".repeat(MOST_WAITING_BYTES);
+    let large = "y".repeat(MAX_WAITING_BYTES);
     assert!(!board.take_request(happened(&large)));
-    for number in 0..2 * MOST_WAITING {
+    for number in 0..2 * MAX_WAITING {
         hold(&mut board, &number.to_string(), false);
     }
     assert_eq!(queued(&board), "+mpresence-a/steady !1x ");

@@ -21,7 +21,8 @@ const FIRST_WITH_CONNECTION: u32 = 11;
 const OF_AN_APP: [&str; 6] = ["APP_KEY", "APP_NAME", "APP_ENV", "APP_URL", CONNECTION, DRIVER];
 
 /// Files and folders that stand beside a Laravel app's `.env`.
-const BESIDE: [&str; 4] = ["artisan", "composer.json", "composer.lock", "config/broadcasting.php"];
+const APP_FILES: [&str; 4] =
+    ["artisan", "composer.json", "composer.lock", "config/broadcasting.php"];
 
 /// One thing that a Laravel app's owner should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,7 +108,7 @@ impl LaravelFiles<'_> {
         let written = written.unwrap_or_default();
         let is_written = |name: &&str| written.lines().any(|line| line.trim().starts_with(name));
         OF_AN_APP.iter().any(is_written)
-            || BESIDE.iter().any(|name| self.folder.join(name).exists())
+            || APP_FILES.iter().any(|name| self.folder.join(name).exists())
     }
 
     /// The major version of the app's Laravel, by `composer.lock`: what is installed, not what is

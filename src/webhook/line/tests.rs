@@ -116,5 +116,5 @@ fn a_line_is_as_a_plain_list_would_be() {
         }
         assert_eq!((line.len(), line.text_bytes()), (model.len(), model.len() * 190));
     }
-    assert!(line.events.len() <= 2 * line.len() + MOST_TAKEN_BACK);
+    assert!(line.events.len() <= 2 * line.len() + MAX_TAKEN_BACK);
 }

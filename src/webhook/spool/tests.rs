@@ -112,7 +112,7 @@ fn what_is_done_is_cleared_away_in_time() {
         spool.done(vec![one.n]);
         longest = longest.max(spool.journal.borrow().length);
     }
-    assert!(longest < MOST_DONE + 4096, "{longest}");
+    assert!(longest < MAX_DONE + 4096, "{longest}");
     let last = add(&spool, 60_000);
     assert_eq!(last, 59_999);
     drop(spool);

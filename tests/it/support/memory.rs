@@ -280,7 +280,7 @@ impl Talk {
     /// Says a text, as a socket would hand it on.
     pub fn say(&mut self, text: &str) {
         self.is_heard();
-        self.session.hear(text);
+        self.session.on_text(text);
     }
 
     /// Any frame is a sign of life: a ping's answer does no more than this.
