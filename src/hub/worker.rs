@@ -356,7 +356,7 @@ impl Worker {
             }
             // Time that the turn takes is what operators see of a busy worker.
             let begun = Instant::now();
-            let mut turn = self.carry_out();
+            let mut turn = self.process_inbox();
             oldest = oldest.or(turn.came.0);
             waiting.begin_turn(turn.came, begun);
             // Frames for few connections are flushed at once, before a crowd's, which are flushed in parts. A

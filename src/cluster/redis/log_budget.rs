@@ -16,10 +16,10 @@ use crate::cluster::scripts::events::{LOG_LASTS, LOG_SLACK, LOGS_WINDOW, count_l
 use crate::cluster::seal::EnvelopeParts;
 
 /// How much longer a log is kept than it must be, so that most events need not extend it.
-const LONGER: Duration = Duration::from_secs(LOG_SLACK);
+const EXTENSION: Duration = Duration::from_secs(LOG_SLACK);
 
 /// Seconds for which any log is kept at least.
-const LOGGED: u32 = LOG_LASTS as u32;
+const MIN_SECONDS: u32 = LOG_LASTS as u32;
 
 /// Bytes of the logs of one app, and of one of them.
 const APP_LOG_BYTES: usize = 64 << 20;
@@ -35,7 +35,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 const TELL_EVERY: Duration = Duration::from_secs(LOGS_WINDOW);
 
 /// Logs that one script counts, and scripts in one round trip.
-const TOGETHER: usize = 1000;
+const MAX_TOGETHER: usize = 1000;
 const AT_ONCE: usize = 10;
 
 /// The logs that this node publishes to, by app.
@@ -75,13 +75,13 @@ impl AppLogs {
     /// The next logs that Redis is to be told of. Once these are all, it has been asked.
     fn next_told(&mut self) -> Vec<&str> {
         let is_due = |log: &LogExpiry| log.told.is_none_or(|at| at.elapsed() > TELL_EVERY);
-        let due = self.logs.iter_mut().filter(|(_, log)| is_due(log)).take(TOGETHER);
+        let due = self.logs.iter_mut().filter(|(_, log)| is_due(log)).take(MAX_TOGETHER);
         let told = due.map(|(name, log)| {
             log.told = Some(Instant::now());
             name.as_str()
         });
         let told: Vec<&str> = told.collect();
-        if told.len() < TOGETHER {
+        if told.len() < MAX_TOGETHER {
             self.asked = Some(Instant::now());
         }
         told
@@ -92,7 +92,7 @@ impl LogBudget {
     /// The seconds that a log must be kept with an entry that is added now and needed for `seconds`. Negative if it is
     /// known to be kept that long already, so that the script need not extend it.
     pub(super) fn needs_expire(&mut self, app: &AppId, log: &str, seconds: u32) -> i64 {
-        let seconds = seconds.max(LOGGED);
+        let seconds = seconds.max(MIN_SECONDS);
         let lasts = i64::from(seconds) + LOG_SLACK as i64;
         if self.knows(app, log, seconds) { -lasts } else { lasts }
     }
@@ -100,7 +100,7 @@ impl LogBudget {
     /// Whether the log is known to be kept for so many seconds; notes that it is from now on.
     fn knows(&mut self, app: &AppId, log: &str, seconds: u32) -> bool {
         let now = Instant::now();
-        if self.swept.is_none_or(|swept| now - swept > LONGER) {
+        if self.swept.is_none_or(|swept| now - swept > EXTENSION) {
             // Kept here as long as the log may be in Redis, since its bytes count until then.
             let is_there =
                 |log: &LogExpiry| log.until + Duration::from_secs(log.seconds.into()) > now;
@@ -114,7 +114,7 @@ impl LogBudget {
             return true;
         }
         let told = known.and_then(|known| known.told);
-        logs.insert(log.to_owned(), LogExpiry { until: now + LONGER, seconds, told });
+        logs.insert(log.to_owned(), LogExpiry { until: now + EXTENSION, seconds, told });
         false
     }
 
@@ -190,12 +190,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_very_many_logs_redis_is_told_in_parts() {
         let (mut budget, app) = (LogBudget::default(), AppId::new("a"));
-        for log in 0..TOGETHER + 5 {
+        for log in 0..MAX_TOGETHER + 5 {
             budget.needs_expire(&app, &log.to_string(), 0);
             budget.log_room(&app, &parts(100_000));
         }
         let logs = budget.apps.get_mut(&app).unwrap();
-        assert_eq!((logs.next_told().len(), logs.is_due()), (TOGETHER, true));
+        assert_eq!((logs.next_told().len(), logs.is_due()), (MAX_TOGETHER, true));
         assert_eq!((logs.next_told().len(), logs.is_due()), (5, false));
     }
 }

@@ -21,7 +21,7 @@ use crate::cluster::link::{
 };
 use crate::cluster::reply;
 use crate::cluster::scripts::clients::revoke;
-use crate::cluster::scripts::events::{self, CacheArgs, LoggedEvent};
+use crate::cluster::scripts::events::{self, CacheArgs, EventArgs};
 use crate::cluster::topics::TopicEntry;
 
 /// Bytes of publishes in one round trip.
@@ -37,7 +37,7 @@ const MAX_SCRIPT_BYTES: usize = 128 << 10;
 #[derive(Default)]
 struct PublishBatch {
     logs: Vec<String>,
-    events: Vec<LoggedEvent>,
+    events: Vec<EventArgs>,
     bytes: usize,
 }
 
@@ -205,7 +205,7 @@ impl LinkWriter<'_> {
         let parts = self.seals.sealed_parts(app, &topic, &envelope);
         let lasts = self.kept.log_budget.needs_expire(app, &log, pending.lasts());
         let room = self.kept.log_budget.log_room(app, &parts);
-        let event = LoggedEvent { topic, parts, lasts, room };
+        let event = EventArgs { topic, parts, lasts, room };
         if pending.sent {
             self.send_together(batch, together);
             let again = events::publish_again(log, most, event);
@@ -303,7 +303,7 @@ impl LinkWriter<'_> {
             again: pending.sent,
             taken: pending.taken,
             plain: plain.as_ref(),
-            event: LoggedEvent { topic: name, parts, lasts, room },
+            event: EventArgs { topic: name, parts, lasts, room },
         };
         batch.add_command(
             args.call(&self.channel_keys(topic, "vcl")),

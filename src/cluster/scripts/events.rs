@@ -186,7 +186,7 @@ return {envelope, redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[2]) or '0'
 ";
 
 /// One event that is logged and sent.
-pub(in crate::cluster) struct LoggedEvent {
+pub(in crate::cluster) struct EventArgs {
     pub(in crate::cluster) topic: String,
     /// The sealed envelope, around its version.
     pub(in crate::cluster) parts: EnvelopeParts,
@@ -201,24 +201,20 @@ pub(in crate::cluster) struct LoggedEvent {
 pub(in crate::cluster) fn publish(
     logs: &[String],
     most: usize,
-    events: &[LoggedEvent],
+    events: &[EventArgs],
 ) -> ScriptCall {
     add_events(Script::Publish.call(logs), most, events)
 }
 
 /// The same for one event that may have been taken already: it is not published twice.
-pub(in crate::cluster) fn publish_again(
-    log: String,
-    most: usize,
-    event: LoggedEvent,
-) -> ScriptCall {
+pub(in crate::cluster) fn publish_again(log: String, most: usize, event: EventArgs) -> ScriptCall {
     add_events(Script::PublishAgain.call(&[log]), most, &[event])
 }
 
 /// Adds the arguments of each event.
-fn add_events(mut call: ScriptCall, most: usize, events: &[LoggedEvent]) -> ScriptCall {
+fn add_events(mut call: ScriptCall, most: usize, events: &[EventArgs]) -> ScriptCall {
     call.arg(most);
-    for LoggedEvent { topic, parts: EnvelopeParts { head, mac, rest }, lasts, room } in events {
+    for EventArgs { topic, parts: EnvelopeParts { head, mac, rest }, lasts, room } in events {
         call.arg(topic).arg(head).arg(mac).arg(rest).arg(*lasts).arg(*room);
     }
     call
@@ -235,7 +231,7 @@ pub(in crate::cluster) fn count_logs(key: String, logs: &[&str]) -> ScriptCall {
 /// An event of a cache channel.
 pub(in crate::cluster) struct CacheArgs<'a> {
     /// The envelope with the event's data, which the cache keeps.
-    pub(in crate::cluster) event: LoggedEvent,
+    pub(in crate::cluster) event: EventArgs,
     /// Milliseconds for which it is cached.
     pub(in crate::cluster) ttl: u64,
     /// Most entries of the log; 0: it is not logged.
@@ -252,7 +248,7 @@ pub(in crate::cluster) struct CacheArgs<'a> {
 impl CacheArgs<'_> {
     /// With the keys `vcl` of the channel.
     pub(in crate::cluster) fn call(&self, keys: &[String]) -> ScriptCall {
-        let LoggedEvent { topic, parts: EnvelopeParts { head, mac, rest }, lasts, room } =
+        let EventArgs { topic, parts: EnvelopeParts { head, mac, rest }, lasts, room } =
             &self.event;
         let mut call = Script::Cache.call(keys);
         call.arg(topic).arg(head).arg(mac).arg(rest).arg(self.ttl).arg(self.most);
@@ -366,9 +362,9 @@ mod tests {
         Value::BulkString(text.as_bytes().to_vec())
     }
 
-    fn event(topic: &str, lasts: i64) -> LoggedEvent {
+    fn event(topic: &str, lasts: i64) -> EventArgs {
         let parts = EnvelopeParts { head: b"h".into(), mac: b"m".into(), rest: b"r".into() };
-        LoggedEvent { topic: topic.to_owned(), parts, lasts, room: 5 }
+        EventArgs { topic: topic.to_owned(), parts, lasts, room: 5 }
     }
 
     #[test]
