@@ -1,19 +1,21 @@
 //! Three nodes against a model that is too simple to be wrong: random connections, subscriptions, events,
 //! deaths of nodes, links that are cut and made again, nodes that sleep for longer than a lease, orders that are refused,
-//! lost with their answer or late, and a Redis that has lost who is present, over a loopback that brings everything in an
+//! lost with their answer or late, and a Redis that has lost what nodes hold, over a loopback that brings everything in an
 //! order left to chance. Whenever all links are there and all has arrived, every subscriber has been told of every event once
-//! and in its publisher's order, and all nodes agree on who is present and which cached event is the last.
+//! and in its publisher's order and of how many they are, all nodes agree on who is present and which cached event is the
+//! last, and webhooks have been told what is so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fanfare::app::{App, AppId};
 use fanfare::cluster::Topic;
 use fanfare::protocol::channel::ChannelName;
+use fanfare::protocol::member::UserId;
 use serde_json::Value;
 
 use crate::support::Chance;
 use crate::support::beyond::OrderFate;
-use crate::support::fixture::ID;
+use crate::support::fixture::{ID, webhook};
 use crate::support::loopback::Loopback;
 use crate::support::memory::Talk;
 use crate::support::websocket::Heard;
@@ -46,6 +48,8 @@ struct Told {
     cached: Option<String>,
     /// Events that were published since, and have not come.
     due: BTreeSet<String>,
+    /// How many subscribe.
+    count: Option<usize>,
 }
 
 impl Peer {
@@ -109,6 +113,9 @@ impl Told {
                 assert!(self.present.remove(&user), "was not there: {text}");
                 self.gone.insert(user);
             }
+            "pusher_internal:subscription_count" => {
+                self.count = data["subscription_count"].as_u64().map(|count| count as usize);
+            }
             "pusher:cache_miss" => assert_eq!(self.cached, None, "{text}"),
             "e" => {
                 let said = word(&data["said"]);
@@ -163,9 +170,15 @@ fn who_is_let_in_while_the_link_is_made_anew_is_present_elsewhere_though_there_i
     assert!(was_let_in, "in none of the orders");
 }
 
+/// Subscribers are told how many they are, and webhooks what is occupied and who is present.
+fn tell_all(app: &mut App) {
+    app.features.subscription_count = true;
+    app.webhooks = vec![webhook("http://127.0.0.1:1/")];
+}
+
 /// Nodes with connections of three users in turn, all in one presence channel, and one of a fourth.
 fn crowd(chance: &mut Chance) -> (Loopback, Vec<Peer>) {
-    let mut all = Loopback::new(NODES, |_| {});
+    let mut all = Loopback::new(NODES, tell_all);
     let mut peers: Vec<Peer> =
         (0..CONNECTIONS).map(|number| Peer::new(&all, number % NODES)).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
@@ -206,8 +219,10 @@ fn who_hears_that_it_was_taken_for_dead_is_back_before_it_renews_its_lease() {
 #[test]
 fn three_nodes_are_what_the_model_is() {
     let mut chance = Chance::new("nodes and model");
-    let limit = |app: &mut App| app.limits.max_presence_members = MEMBERS;
-    let mut all = Loopback::new(NODES, limit);
+    let mut all = Loopback::new(NODES, |app: &mut App| {
+        app.limits.max_presence_members = MEMBERS;
+        tell_all(app);
+    });
     let mut peers: Vec<Peer> =
         (0..CONNECTIONS).map(|number| Peer::new(&all, number % NODES)).collect();
     let mut parted = BTreeSet::new();
@@ -401,4 +416,23 @@ fn agree(
             assert_eq!(cached, all.cache_version(&topic), "{channel}");
         }
     }
+    agree_on_counts(all, peers);
+}
+
+/// How many subscribe is what each was told last, and webhooks are told what is.
+fn agree_on_counts(all: &Loopback, peers: &[Peer]) {
+    let mut held = BTreeSet::new();
+    for channel in CHANNELS {
+        let inside: Vec<&Peer> = peers.iter().filter(|peer| peer.is_in(channel)).collect();
+        for peer in &inside {
+            let user = UserId::parse(peer.asked[channel]);
+            held.insert((topic(channel), None));
+            if user.is_some() {
+                held.insert((topic(channel), user));
+            } else {
+                assert_eq!(peer.told[channel].count, Some(inside.len()), "{channel}");
+            }
+        }
+    }
+    assert_eq!(all.told_of(), held);
 }

@@ -10,6 +10,7 @@ use fanfare::cluster::Topic;
 use fanfare::cluster::envelope::{Envelope, EnvelopeBody};
 use fanfare::cluster::link::{LinkDriver, LinkEvent, LinkRequest, OfflineFallback, OutgoingEvent};
 
+use super::kept_holds::Hold;
 use super::memory::Memory;
 
 /// A node, and what is on its way to and from it.
@@ -43,6 +44,8 @@ pub struct Beyond {
     pub(super) heard: BTreeMap<Topic, usize>,
     /// What it has to say again since its link is made anew, before anything else.
     pub(super) again: VecDeque<LinkRequest>,
+    /// What it has for webhooks.
+    pub(super) holds: BTreeSet<Hold>,
     pub(super) serial: u64,
     /// What it published while its link was cut.
     pub(super) held: VecDeque<(u64, OutgoingEvent)>,
@@ -76,7 +79,7 @@ impl Beyond {
     pub(super) fn new(number: u64, change: fn(&mut App)) -> Self {
         let (memory, far) = Memory::of_several(number, change);
         far.go_up();
-        let (subscribed, opening, heard, delivered) = Default::default();
+        let (subscribed, opening, heard, delivered, holds) = Default::default();
         let (unread, published, answers, arrivals) = Default::default();
         let (old, again, held, flying, orders, asked) = Default::default();
         Self {
@@ -98,6 +101,7 @@ impl Beyond {
             asked,
             heard,
             again,
+            holds,
             serial: 0,
             held,
             flying,

@@ -1,6 +1,6 @@
 //! What goes wrong between several nodes without Redis: links that are lost, nodes that die or sleep while others clear
-//! what they held, orders that are refused, whose answers are lost, or that arrive late, and a Redis that has lost who is
-//! present. What goes right is in `loopback.rs`.
+//! what they held, orders that are refused, whose answers are lost, or that arrive late, and a Redis that has lost who
+//! is present and how many subscribe. What goes right is in `loopback.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -79,6 +79,7 @@ impl Loopback {
         for (topic, user) in left {
             self.leave(origin, lease, topic, user);
         }
+        self.clear_holds(origin, lease);
         self.faults.cleared.insert(lease);
     }
 
@@ -121,13 +122,14 @@ impl Loopback {
         self.nodes[at].fate = fate;
     }
 
-    /// Redis has lost who is present, and under which leases. What was published is in its logs again, for else nobody
-    /// could say what is to be heard.
+    /// Redis has lost who is present, how many subscribe and what webhooks hold, and under which leases. What was
+    /// published is in its logs again, for else nobody could say what is to be heard.
     pub fn flush(&mut self) {
         for channel in self.channels.values_mut() {
             channel.members.clear();
             channel.refs.clear();
         }
+        self.holds.lose();
         let leases = self.nodes.iter().flat_map(|node| node.old.iter().chain([&node.lease]));
         let leases: Vec<u64> = leases.copied().collect();
         self.faults.fenced.extend(&leases);
@@ -266,8 +268,12 @@ impl Loopback {
                 joins.collect::<Vec<_>>()
             });
             node.again.extend(joins.into_iter().flatten());
+            topics.count_anew(&topic);
             node.again.push_back(LinkRequest::Changed { topic, tell: false });
         }
+        let holds = self.holds_again(at);
+        let node = &mut self.nodes[at];
+        node.again.extend(holds);
         node.again.push_back(LinkRequest::Stop);
     }
 
@@ -290,6 +296,7 @@ impl Loopback {
                 node.held.push_back((node.serial, publish));
                 return;
             }
+            LinkRequest::WebhookLog(request) => return self.log(at, request, false),
             _ => return,
         };
         node.arrivals.push_back(LinkEvent::Alone(alone));

@@ -20,6 +20,7 @@ use super::Chance;
 use super::beyond::{Answer, Beyond, now};
 use super::faults::Faults;
 use super::kept_clients::{self, KeptClients};
+use super::kept_holds::KeptHolds;
 
 /// Nodes, and what they have in common.
 pub struct Loopback {
@@ -35,6 +36,7 @@ pub struct Loopback {
     /// Whether nodes renew their leases, and so find that one has lapsed.
     pub renews: bool,
     pub(super) faults: Faults,
+    pub(super) holds: KeptHolds,
 }
 
 /// What is kept of one channel.
@@ -58,11 +60,21 @@ const STEP: u64 = 1_000_000;
 impl Loopback {
     pub fn new(nodes: usize, change: fn(&mut App)) -> Self {
         let channels = BTreeMap::new();
-        let (clock, clients, faults) = Default::default();
+        let (clock, clients, faults, holds) = Default::default();
         let replay = usize::MAX;
         let (count, nodes) = (nodes, Vec::new());
-        let mut all =
-            Self { nodes, channels, next: 1, change, clock, clients, replay, renews: true, faults };
+        let mut all = Self {
+            nodes,
+            channels,
+            next: 1,
+            change,
+            clock,
+            clients,
+            replay,
+            renews: true,
+            faults,
+            holds,
+        };
         for _ in 0..count {
             let node = all.node();
             all.nodes.push(node);
@@ -158,10 +170,10 @@ impl Loopback {
                 self.join(at, topic, member, (max, place));
             }
             LinkRequest::Leave { topic, user } => self.leave(number, lease, topic, user),
-            LinkRequest::Changed { topic, .. } => {
+            LinkRequest::Changed { topic, tell } => {
+                self.count(at, &topic, tell);
                 let node = &mut self.nodes[at];
                 let topics = &node.memory.shared.scope.others().unwrap().topics;
-                topics.count_here(&topic);
                 if topics.close_if_idle(&topic) {
                     node.subscribed.remove(&topic);
                     node.opening.remove(&topic);
@@ -176,9 +188,9 @@ impl Loopback {
                 let serial = node.serial;
                 self.publish(number, serial, publish);
             }
+            LinkRequest::WebhookLog(request) => self.log(at, request, true),
             LinkRequest::Connections { .. }
             | LinkRequest::Room(_)
-            | LinkRequest::WebhookLog(_)
             | LinkRequest::Sweep(_)
             | LinkRequest::Stop => {}
             LinkRequest::Park(parked) => self.clients.park(number, parked),
@@ -199,7 +211,7 @@ impl Loopback {
         self.channels.entry(topic.clone()).or_default()
     }
 
-    fn send(&mut self, from: (u64, u64), topic: &Topic, said: (u64, EnvelopeBody)) {
+    pub(super) fn send(&mut self, from: (u64, u64), topic: &Topic, said: (u64, EnvelopeBody)) {
         self.send_as(from.0, from.1, topic, (said.0, said.1, false, false));
     }
 

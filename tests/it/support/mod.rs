@@ -13,6 +13,7 @@ pub mod faults;
 pub mod fixture;
 pub mod http;
 pub mod kept_clients;
+mod kept_holds;
 pub mod lines;
 pub mod loopback;
 pub mod memory;
