@@ -66,13 +66,34 @@ impl TlsStream {
 
     /// Shakes hands; ready once application data may flow.
     pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.session.is_handshaking() {
-            ready!(self.poll_flush(cx))?;
-            if self.session.is_handshaking() && ready!(self.poll_records(cx))? == 0 {
-                return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
-            }
+        while self.is_handshaking() {
+            ready!(self.poll_flight(cx))?;
+            self.answer_flight()?;
         }
         self.poll_flush(cx)
+    }
+
+    /// Whether flights of the handshake are still to come.
+    pub fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
+    }
+
+    /// Writes what is to be written; ready once part of the other side's next flight may have come.
+    pub fn poll_flight(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        self.tcp.poll_read_ready(cx)
+    }
+
+    /// Reads what there is of a flight and computes the answer, which takes most of the time of a handshake.
+    ///
+    /// # Errors
+    /// The other side has gone, or what it sent is no handshake.
+    pub fn answer_flight(&mut self) -> io::Result<()> {
+        match self.read_records() {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Reads what there is. Nothing in `buffer` means the other side has ended its half; a TCP stream
@@ -102,18 +123,22 @@ impl TlsStream {
     fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.tcp.poll_read_ready(cx))?;
-            let read = match self.session.read_tls(&mut NonBlockingTcp(&self.tcp)) {
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => return Poll::Ready(Err(error)),
-            };
-            if let Err(error) = self.session.process_new_packets() {
-                // The alert that says why, if the socket takes it at once.
-                let _ = self.write_records();
-                return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, error)));
+            match self.read_records() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
             }
-            return Poll::Ready(Ok(read));
         }
+    }
+
+    /// The same without waiting.
+    fn read_records(&mut self) -> io::Result<usize> {
+        let read = self.session.read_tls(&mut NonBlockingTcp(&self.tcp))?;
+        if let Err(error) = self.session.process_new_packets() {
+            // The alert that says why, if the socket takes it at once.
+            let _ = self.write_records();
+            return Err(io::Error::new(ErrorKind::InvalidData, error));
+        }
+        Ok(read)
     }
 
     /// The certificates of the other side, its own first.

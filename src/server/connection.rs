@@ -19,6 +19,7 @@ use super::proxy;
 use super::requests::answer_requests;
 use super::socket_set::SocketSet;
 use super::tls::Certificates;
+use super::tls_turns::HandshakeTurns;
 use super::whole::HandedStream;
 #[cfg(feature = "socketio")]
 use crate::http::engine::EngineHandoff;
@@ -54,6 +55,8 @@ pub(super) struct ConnectionSettings {
     pub sockets: Rc<SocketSet<CountedSocket>>,
     /// None where connections are plain.
     pub certificates: Option<Arc<Certificates>>,
+    /// Whose handshake is computed next.
+    pub handshakes: Rc<HandshakeTurns>,
     /// Every connection for sockets begins with a header of the PROXY protocol.
     pub proxied: bool,
     /// How long that header, and the handshake of TLS, may take.
@@ -181,7 +184,8 @@ async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) ->
     // A Unix socket's proxy has ended TLS already.
     let Stream::Tcp(stream) = stream else { return Some(stream) };
     // On the heap, so that plain connections have no room for it.
-    let shaking = Box::pin(timeout(terms.timeout, certificates.shake_hands(stream)));
+    let turns = (&terms.handshakes, peer.ip());
+    let shaking = Box::pin(timeout(terms.timeout, certificates.shake_hands(stream, turns)));
     match shaking.await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {

@@ -21,6 +21,7 @@ pub mod sizing;
 mod socket_set;
 mod succession;
 mod tls;
+mod tls_turns;
 mod unreadable;
 mod whole;
 mod worker;

@@ -2,8 +2,11 @@
 //! handles the rest.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +22,7 @@ use tokio::net::TcpStream;
 use webpki::EndEntityCert;
 
 use super::UnusableSetting;
+use super::tls_turns::HandshakeTurns;
 use crate::config;
 use crate::hub::stream::Stream;
 use crate::hub::tls::TlsStream;
@@ -92,10 +96,14 @@ impl Certificates {
         is_early.then(|| format!("{file}: the certificate is not valid yet: is the clock right?"))
     }
 
-    /// Begins TLS on a new connection; nothing if it turns out to be none.
+    /// Begins TLS on a new connection of `address`, whose turn it waits for.
     /// # Errors
     /// The client went, sent no TLS, or the handshake failed; the caller has a time limit around it.
-    pub(super) async fn shake_hands(&self, mut tcp: TcpStream) -> io::Result<Stream> {
+    pub(super) async fn shake_hands(
+        &self,
+        mut tcp: TcpStream,
+        (turns, address): (&Rc<HandshakeTurns>, IpAddr),
+    ) -> io::Result<Stream> {
         let mut first = [0];
         // Only looked at: the handshake needs the byte.
         if tcp.peek(&mut first).await? == 0 {
@@ -110,11 +118,34 @@ impl Certificates {
             while tcp.read(&mut scratch).await? > 0 {}
             return Err(io::Error::other("plain HTTP on the TLS port"));
         }
+        // Before the session is made, which takes more memory than the connection.
+        turns.wait_for_turn(address).await;
+        let mut begun = turns.begin_handshake(address);
         let session = ServerConnection::new(self.current.load_full()).map_err(io::Error::other)?;
         let mut tls = Box::new(TlsStream::new(tcp, session.into()));
-        std::future::poll_fn(|cx| tls.poll_handshake(cx)).await?;
+        tls.answer_flight()?;
+        tokio::select! {
+            finished = finish_handshake(&mut tls, turns, address) => finished?,
+            () = begun.wait_for_end() => {
+                return Err(io::Error::other("its address has too many unfinished TLS handshakes"));
+            }
+        }
         Ok(Stream::Tls(tls))
     }
+}
+
+/// Answers all that follows the first flight.
+async fn finish_handshake(
+    tls: &mut TlsStream,
+    turns: &HandshakeTurns,
+    address: IpAddr,
+) -> io::Result<()> {
+    while tls.is_handshaking() {
+        poll_fn(|cx| tls.poll_flight(cx)).await?;
+        turns.wait_for_turn(address).await;
+        tls.answer_flight()?;
+    }
+    poll_fn(|cx| tls.poll_flush(cx)).await
 }
 
 /// Loads the files, and the time in which all certificates of the chain are valid, in seconds since 1970. The chain

@@ -17,6 +17,7 @@ use super::connection::{
     ConnectionSettings, CountedSocket, MORE_THAN_MAY_BE, log_eviction, spawn_connection,
 };
 use super::socket_set::{SocketSet, SocketTurns};
+use super::tls_turns::HandshakeTurns;
 use super::{ServerPhase, WorkerContext, process_limits};
 use crate::http::Http;
 use crate::hub::connection::Connection;
@@ -112,6 +113,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         sockets: share_out(&worker),
         loads: loads.clone(),
         certificates,
+        handshakes: share_handshakes(),
         proxied: config.proxy_protocol,
         timeout: config.handshake_timeout,
     });
@@ -179,6 +181,14 @@ fn share_out(worker: &Rc<Worker>) -> Rc<SocketSet<CountedSocket>> {
     // The runtime would end the turn of so large a task in the middle of a socket's.
     spawn_local(unconstrained(SocketTurns::new(sockets.clone())));
     sockets
+}
+
+/// The turns of TLS handshakes, begun in a task of their own.
+fn share_handshakes() -> Rc<HandshakeTurns> {
+    let turns = Rc::new(HandshakeTurns::default());
+    let keeper = turns.clone();
+    spawn_local(async move { keeper.run_turns().await });
+    turns
 }
 
 /// Delivers for ever. A panic would stop the whole worker, so the task is restarted.
