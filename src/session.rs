@@ -1,6 +1,9 @@
 //! The conversation of one connection: a message becomes a command, the command an operation of the node, and every
 //! refusal a reply, a count and a line in the log. Knows no socket, and no clock but the worker's.
 
+mod held_commands;
+
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +15,11 @@ use crate::hub::connection::Connection;
 use crate::hub::shown;
 use crate::hub::withdrawal::Withdrawal;
 use crate::metrics::{Limited, LogNotice, Reason};
-use crate::node::{Node, PendingSubscription};
-use crate::protocol::command::{ClientCommand, ClientEvent, MalformedCommand, Subscribe};
+use crate::node::Node;
+use crate::protocol::command::{ClientCommand, ClientEvent, MalformedCommand, SignIn, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError, close};
 use crate::protocol::event::Message;
+use held_commands::{AHEAD, HeldCommand, HeldCommands, PLACE};
 
 /// The conversation of one connection. Dropping it leaves all channels.
 #[derive(Debug)]
@@ -40,38 +44,12 @@ struct SessionExtras {
     waiting: Option<HeldCommands>,
 }
 
-/// Boxed in the session: hardly any connection has one.
-#[derive(Debug)]
-struct HeldCommands {
-    /// The subscription.
-    subscription: HeldSubscription,
-    /// Later messages, in order.
-    texts: Vec<Box<str>>,
-    /// Of those, for the bound on how far ahead a client may be.
-    bytes: usize,
-}
-
-/// A subscription that must wait, and for what.
-#[derive(Debug)]
-enum HeldSubscription {
-    // With its budget spent, the subscription itself is not yet made, nor checked.
-    Nodes(PendingSubscription, Box<str>),
-    /// For the next second: the connection has left that channel and joined it again too often in this one.
-    Clock(Subscribe),
-}
-
 /// The code of what is not signed as it should be.
 const SIGNATURE: u16 = 4009;
 
 /// The close code of a breach of policy (RFC 6455 section 7.4.1). Clients come back after it as after a lost
 /// connection, pusher-js a second later; 4301, the code of the refusal, would keep it away for good.
 const POLICY: u16 = 1008;
-
-/// Bytes that a client may send ahead of a subscription that waits before no more is read from it.
-const AHEAD: usize = 64 << 10;
-
-/// Bytes that a text takes beside its own, about: even an empty one is kept.
-const PLACE: usize = 16;
 
 /// A bucket of messages, from which each takes one and which fills again evenly.
 #[derive(Debug, Default)]
@@ -151,7 +129,7 @@ impl Session {
         }
         if let Some(waiting) = self.waiting() {
             waiting.bytes += text.len() + PLACE;
-            waiting.texts.push(text.into());
+            waiting.texts.push_back(text.into());
             return;
         }
         self.connection.traffic().received.add(1);
@@ -186,9 +164,7 @@ impl Session {
             }
             Ok(ClientCommand::SignIn(request)) => {
                 self.connection.budget.spend(WorkKind::SignIn);
-                if let Err(error) = self.node.sign_in(&self.connection, &request) {
-                    self.refuse(&error, None);
-                }
+                self.sign_in(request);
             }
             Ok(ClientCommand::ClientEvent(event)) => self.whisper(&event),
             Err(MalformedCommand::Subscribe { channel, field }) => {
@@ -279,25 +255,19 @@ impl Session {
         let mut resumed = self.leave_withdrawn();
         // Several may have been waited for, one behind the other.
         while let Some(admitted) = self.connection.take_resumed() {
-            let Some(HeldCommands { subscription, texts, .. }) = self.take_waiting() else { break };
+            let Some(HeldCommands { first, texts, bytes }) = self.take_waiting() else { break };
             resumed = true;
-            match subscription {
-                HeldSubscription::Nodes(pending, channel) => {
+            match first {
+                HeldCommand::Nodes(pending, channel) => {
                     match self.node.resume_pending(&self.connection, pending, admitted) {
                         Ok(()) => self.log_subscription(&channel),
                         Err(error) => self.refuse_subscription(&channel, &error, None),
                     }
                 }
-                HeldSubscription::Clock(request) => self.subscribe(request),
+                HeldCommand::Clock(request) => self.subscribe(request),
+                HeldCommand::SignIn(request) => self.sign_in(request),
             }
-            for text in texts {
-                // Closed by one of them: the rest is not said any more.
-                if self.connection.is_closing() {
-                    break;
-                }
-                // May wait again, and then takes the rest of the texts with it.
-                self.on_text(&text);
-            }
+            self.on_held_texts(texts, bytes);
         }
         resumed
     }
@@ -315,17 +285,26 @@ impl Session {
         !withdrawals.is_empty()
     }
 
+    fn sign_in(&mut self, request: SignIn) {
+        if self.node.waits_for_link(&self.connection) {
+            return self.wait_for(HeldCommand::SignIn(request));
+        }
+        if let Err(error) = self.node.sign_in(&self.connection, &request) {
+            self.refuse(&error, None);
+        }
+    }
+
     /// Three ways: at once, after other nodes have answered, or in the next second.
     fn subscribe(&mut self, request: Subscribe) {
         // Joins and leaves are announced to all members; a client that repeats them without end has to wait.
         if self.node.holds_up(&self.connection, &request.channel) {
-            return self.wait_for(HeldSubscription::Clock(request));
+            return self.wait_for(HeldCommand::Clock(request));
         }
         self.connection.budget.spend(WorkKind::Subscribe);
         match self.node.subscribe(&self.connection, &request) {
             Ok(None) => self.log_subscription(&request.channel),
             Ok(Some(pending)) => {
-                self.wait_for(HeldSubscription::Nodes(pending, request.channel.into()));
+                self.wait_for(HeldCommand::Nodes(pending, request.channel.into()));
             }
             Err(error) => {
                 let data = request.channel_data.as_deref();
@@ -335,8 +314,8 @@ impl Session {
     }
 
     /// Everything said from now on waits behind it.
-    fn wait_for(&mut self, subscription: HeldSubscription) {
-        self.extras().waiting = Some(HeldCommands { subscription, texts: Vec::new(), bytes: 0 });
+    fn wait_for(&mut self, first: HeldCommand) {
+        self.extras().waiting = Some(HeldCommands { first, texts: VecDeque::new(), bytes: 0 });
     }
 
     /// Reports a fact. Without a reader this costs one load of a flag, and `make` is not called.
@@ -457,9 +436,7 @@ impl Session {
             return;
         }
         // Nobody waits for it now, and its hold on the topic must go.
-        if let Some(HeldSubscription::Nodes(pending, _)) =
-            self.take_waiting().map(|one| one.subscription)
-        {
+        if let Some(HeldCommand::Nodes(pending, _)) = self.take_waiting().map(|one| one.first) {
             self.node.cancel_pending(&pending);
         }
         self.connection.life.has_left.set(self.node.leave_some(&self.connection, most));

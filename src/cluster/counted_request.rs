@@ -1,48 +1,98 @@
-//! Requests to the link that clients cause, counted as held for their app from when they are queued until Redis has
-//! answered, so that `limits.memory` sees them while it is slow. Publishes have limits of their own in `link.rs`.
+//! Requests to the link that clients cause, counted for their app from when they are queued until Redis has answered: as
+//! held, so that `limits.memory` sees them while it is slow, and as waiting, which has a limit of its own. Publishes
+//! have theirs in `link.rs`.
 
 use std::sync::Arc;
 
+use super::clients::{Parked, Replay};
 use super::link::{Link, LinkRequest};
+use super::link_queue::RequestShare;
 use super::webhook_log::LogRequest;
+use crate::app::AppId;
 use crate::metrics::{HeldBytes, HeldShare};
 
 /// Bytes that are counted for a request beside its texts: its place in the queue and its part of a round trip.
 const REQUEST_BYTES: usize = 256;
 
+/// Bytes of a topic's entry, about, beside its name, and how often that is kept; `topics.rs` counts them as held.
+const TOPIC_BYTES: usize = 1 << 10;
+const NAME_COPIES: usize = 3;
+
+/// Bytes of requests that may wait however few bytes of events may: clients that come back all at once need them.
+const LEAST_WAITING: usize = 16 << 20;
+
 impl Link {
     /// Sends a request that a client has caused, which counts in `held` until it is carried out.
     pub fn send_counted(&self, request: LinkRequest, held: &Arc<HeldBytes>) {
-        let share = HeldShare::new(held.clone(), request.held_bytes());
+        let (bytes, more) = request.held_bytes();
+        let waiting = request.app_id().map(|app| self.figures().waiting.of_app(app));
+        let share = RequestShare {
+            _held: HeldShare::new(held.clone(), bytes),
+            _waiting: waiting.map(|waiting| HeldShare::new(waiting, bytes + more)),
+        };
         self.requests.send(request, Some(share));
+    }
+
+    /// Whether so much of the app waits for Redis that its clients have to wait before they ask for more. What ends
+    /// something is asked for all the same. Each app may have as much waiting as is left for others (Choudhury and
+    /// Hahne, "Dynamic queue length thresholds", 1998), so that one alone never has all.
+    pub fn is_crowded(&self, app: &AppId) -> bool {
+        let waiting = &self.figures().waiting;
+        let (total, max) = (waiting.total(), self.max_queued().max(LEAST_WAITING) as u64);
+        // As most of the time: no app has more than all have. Figures that others change meanwhile, so that each worker
+        // may let one more through.
+        2 * total >= max && waiting.of_app(app).value() + total >= max
     }
 }
 
 impl LinkRequest {
-    /// Bytes that are counted for it. A channel's name is shared with the topic's entry, but may outlive it here.
-    fn held_bytes(&self) -> usize {
-        let texts = match self {
-            Self::Open(topic) | Self::Changed { topic, .. } => topic.channel.as_str().len(),
+    /// Bytes that are counted for it as held, and those beside them that something else counts. A channel's name is
+    /// shared with the topic's entry, but may outlive it here.
+    fn held_bytes(&self) -> (usize, usize) {
+        let (texts, more) = match self {
+            // Nobody may hold the topic any more, but its entry goes only once the request is carried out.
+            Self::Open(topic) => {
+                let name = topic.channel.as_str().len();
+                (name, TOPIC_BYTES + NAME_COPIES * name)
+            }
+            Self::Changed { topic, .. } => (topic.channel.as_str().len(), 0),
             Self::Join { topic, member, .. } => {
                 let member = member.user_id.as_str().len() + member.user_info.len();
-                topic.channel.as_str().len() + member
+                (topic.channel.as_str().len() + member, 0)
             }
-            Self::Leave { topic, user } => topic.channel.as_str().len() + user.as_str().len(),
+            Self::Leave { topic, user } => (topic.channel.as_str().len() + user.as_str().len(), 0),
             Self::WebhookLog(LogRequest::Held { channel, user, .. }) => {
-                channel.as_str().len() + user.as_ref().map_or(0, |user| user.as_str().len())
+                let user = user.as_ref().map_or(0, |user| user.as_str().len());
+                (channel.as_str().len() + user, 0)
             }
-            Self::WebhookLog(LogRequest::Happened { text, .. }) => text.len(),
+            Self::WebhookLog(LogRequest::Happened { text, .. }) => (text.len(), 0),
+            Self::Park(parked) => (parked.key.len(), parked.record.len()),
+            Self::Replay(replay) => (replay.topic.channel.as_str().len(), 0),
             // Counted elsewhere, or not of a client's making.
-            _ => 0,
+            _ => (0, 0),
         };
-        REQUEST_BYTES + texts
+        (REQUEST_BYTES + texts, more)
+    }
+
+    /// Whose client has caused it.
+    fn app_id(&self) -> Option<&AppId> {
+        match self {
+            Self::Open(topic)
+            | Self::Changed { topic, .. }
+            | Self::Join { topic, .. }
+            | Self::Leave { topic, .. }
+            | Self::Replay(Replay { topic, .. }) => Some(&topic.app),
+            Self::WebhookLog(LogRequest::Held { app, .. } | LogRequest::Happened { app, .. })
+            | Self::Park(Parked { app, .. }) => Some(app),
+            _ => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{AppId, PresenceBounds};
+    use crate::app::PresenceBounds;
     use crate::cluster::link::new_link;
     use crate::cluster::topics::{MemberClaim, Topics};
     use crate::cluster::{SubscribeTicket, Topic};
@@ -114,6 +164,35 @@ mod tests {
         while far.requests.try_recv().is_ok() {}
         assert!(!topics.is_still_wanted(&named(0)));
         assert_eq!(topics.held.total(), 0);
+    }
+
+    #[test]
+    fn an_app_that_waits_for_redis_has_no_more_than_it_leaves_to_others() {
+        let topics = |app: &str, count: usize| -> Vec<_> {
+            (0..count)
+                .map(|at| Topic { app: AppId::new(app), ..presence(&format!("c{at:05}")) })
+                .collect()
+        };
+        let (link, mut far, _arriving) = new_link(0);
+        let held = Arc::new(HeldBytes::default());
+        let fill = |app: &str| -> usize {
+            let asked = topics(app, 30_000).into_iter();
+            let asked = asked.take_while(|_| !link.is_crowded(&AppId::new(app)));
+            asked.map(|topic| link.send_counted(LinkRequest::Open(topic), &held)).count()
+        };
+        let (loud, quiet, third) = (fill("loud"), fill("quiet"), fill("third"));
+        assert!(loud > 100 && (loud / 2 - 1..=loud / 2 + 1).contains(&quiet), "{loud} {quiet}");
+        assert!((quiet / 2 - 1..=quiet / 2 + 1).contains(&third), "{quiet} {third}");
+        // Whoever goes does not wait.
+        let user = UserId::parse("u").unwrap();
+        let leave = LinkRequest::Leave { topic: topics("loud", 1).remove(0), user };
+        link.send_counted(leave, &held);
+        let mut left = 0;
+        while let Ok(request) = far.requests.try_recv() {
+            left += usize::from(matches!(request, LinkRequest::Leave { .. }));
+        }
+        assert_eq!((left, link.figures().waiting.total(), held.value()), (1, 0, 0));
+        assert!(!link.is_crowded(&AppId::new("loud")));
     }
 
     fn presence(name: &str) -> Topic {

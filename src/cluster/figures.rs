@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::metrics::Histogram;
+use crate::metrics::{HeldByApp, Histogram};
 
-/// Counters of the link. Written by the link's thread, except `dropped` and `throttled`.
+/// Counters of the link. Written by the link's thread, except `dropped`, `throttled` and `waiting`.
 #[derive(Debug, Default)]
 pub struct LinkMetrics {
     /// Envelopes sent to other nodes.
@@ -13,6 +13,8 @@ pub struct LinkMetrics {
     pub dropped: AtomicU64,
     /// Publish requests that waited for room (backpressure).
     pub throttled: AtomicU64,
+    /// Bytes of requests of clients that wait, by app.
+    pub waiting: HeldByApp,
     /// Envelopes of other nodes.
     pub received: AtomicU64,
     /// Time from sending to receiving them, by the clocks of both nodes.

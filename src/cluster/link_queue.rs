@@ -6,8 +6,17 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::metrics::HeldShare;
 
+/// What is counted for a request until it is dropped.
+#[derive(Debug)]
+pub(super) struct RequestShare {
+    /// As held for its app.
+    pub _held: HeldShare,
+    /// As waiting, which has a limit of its own.
+    pub _waiting: Option<HeldShare>,
+}
+
 /// A request, and what is counted for it.
-type Queued<T> = (T, Option<HeldShare>);
+type Queued<T> = (T, Option<RequestShare>);
 
 /// The workers' end. Unbounded as a channel, since workers never wait.
 #[derive(Debug)]
@@ -19,7 +28,7 @@ pub struct RequestReceiver<T> {
     requests: mpsc::UnboundedReceiver<Queued<T>>,
     arrived: Vec<Queued<T>>,
     /// For the requests that were taken last, which are being carried out.
-    taken: Vec<HeldShare>,
+    taken: Vec<RequestShare>,
 }
 
 pub(super) fn request_queue<T>() -> (RequestSender<T>, RequestReceiver<T>) {
@@ -35,7 +44,7 @@ impl<T> Clone for RequestSender<T> {
 
 impl<T> RequestSender<T> {
     /// Without waiting; false if the link has ended.
-    pub(super) fn send(&self, request: T, share: Option<HeldShare>) -> bool {
+    pub(super) fn send(&self, request: T, share: Option<RequestShare>) -> bool {
         self.0.send((request, share)).is_ok()
     }
 }

@@ -192,6 +192,8 @@ labels! {
         Messages = "messages",
         /// A connection comes to a presence channel and goes from it too often.
         Presence = "presence",
+        /// Too much of its app waits for Redis.
+        Link = "link",
         /// Events by the API, over `events_per_second`.
         Events = "events",
         /// Questions to the API, over `reads_per_second`.

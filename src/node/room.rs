@@ -52,12 +52,27 @@ impl Node {
         has
     }
 
-    /// Whether the connection joins and leaves the channel so often that it must wait for the next second, in which
-    /// it is resumed.
+    /// Whether the connection must wait for the next second, in which it is resumed: it joins and leaves the channel too
+    /// often, or too much waits for Redis.
     pub fn holds_up(&self, connection: &Connection, name: &str) -> bool {
+        // First, since it costs a look at a number.
+        if self.waits_for_link(connection) {
+            return true;
+        }
         let must_wait = connection.must_wait(name, self.worker.now_seconds());
         if must_wait {
             self.counts().limited.count(Limited::Presence as usize);
+            self.worker.hold_up(connection);
+        }
+        must_wait
+    }
+
+    /// Whether so much of the connection's app waits for Redis that it asks for no more before the next second, in which
+    /// it is resumed. Nothing is refused, since clients do not ask again.
+    pub fn waits_for_link(&self, connection: &Connection) -> bool {
+        let must_wait = self.shared.scope.is_link_crowded(&connection.app().id);
+        if must_wait {
+            self.counts().limited.count(Limited::Link as usize);
             self.worker.hold_up(connection);
         }
         must_wait

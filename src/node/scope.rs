@@ -200,6 +200,11 @@ impl Scope {
         self.others()?.link().wait_for_room()
     }
 
+    /// Whether so much of the app waits for Redis that its clients have to wait before they ask for more.
+    pub(super) fn is_link_crowded(&self, app: &AppId) -> bool {
+        self.others().is_some_and(|others| others.link().is_crowded(app))
+    }
+
     /// From now on leaves are not sent to other nodes: the server stops, and closed clients reconnect at once.
     pub fn keep_everybody(&self) {
         if let Some(others) = self.others() {

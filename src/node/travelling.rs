@@ -197,12 +197,9 @@ impl Node {
                 let ConnectionRef { worker, slot, socket } = connection.connection_ref();
                 let (topic, ticket) = (topic.clone(), SubscribeTicket { worker, slot, socket });
                 let alive = resumption.alive();
-                cluster.link().send_request(LinkRequest::Replay(Replay {
-                    topic,
-                    ticket,
-                    after,
-                    alive,
-                }));
+                let held = cluster.topics.held.of_app(&topic.app);
+                let replay = LinkRequest::Replay(Replay { topic, ticket, after, alive });
+                cluster.link().send_counted(replay, &held);
                 CatchUp::Missed(Vec::new(), false)
             }
             found if found.may_miss(resumption.is_forgotten) && resumption.note_gap(name) => {
@@ -292,7 +289,7 @@ impl ServerState {
         let unclaimed = traveller.is_some_and(|traveller| traveller.unclaimed);
         let (app, key, window) = (name.0, name.1, app.features.resume);
         let parked = Parked { app, key, record, window, ended: true, unclaimed };
-        cluster.link().send_request(LinkRequest::Park(parked));
+        send_parked(cluster, parked);
     }
 
     /// Ends the connection of a client that has come to another node, and tells that what the client holds.
@@ -407,7 +404,16 @@ impl ServerState {
             let (app, key) = name;
             let window = window.saturating_add(window / 3);
             let parked = Parked { app, key, record, window, ended: false, unclaimed };
-            cluster.link().send_request(LinkRequest::Park(parked));
+            send_parked(cluster, parked);
         }
+    }
+}
+
+/// Has Redis keep what a client holds. Where too much of its app waits for Redis it does not, and whoever comes back to
+/// another node is told of a gap; what is to be deleted is deleted all the same.
+fn send_parked(cluster: &Clustered, parked: Parked) {
+    if parked.record.is_empty() || !cluster.link().is_crowded(&parked.app) {
+        let held = cluster.topics.held.of_app(&parked.app);
+        cluster.link().send_counted(LinkRequest::Park(parked), &held);
     }
 }

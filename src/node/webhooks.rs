@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Node, ServerState, sends_count};
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
-use crate::cluster::link::{Link, LinkRequest};
+use crate::cluster::link::{Link, LinkMetrics, LinkRequest};
 use crate::cluster::topics::TopicInterest;
 use crate::cluster::webhook_log::{LogBatch, LogEntry, LogRequest, WebhookInterest, parse_held};
 use crate::protocol::channel::ChannelName;
@@ -68,9 +68,13 @@ impl ServerState {
     pub(super) fn report_fact(&self, app: &Arc<App>, fact: Fact) {
         let Some(others) = self.scope.others() else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
+            let link = others.link();
+            if link.is_crowded(&app.id) {
+                return LinkMetrics::add_count(&link.figures().webhook_facts_dropped, 1);
+            }
             let (app, held) = (app.id.clone(), others.topics.held.of_app(&app.id));
             let happened = LinkRequest::WebhookLog(LogRequest::Happened { app, text });
-            others.link().send_counted(happened, &held);
+            link.send_counted(happened, &held);
         }
     }
 

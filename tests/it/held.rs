@@ -2,13 +2,15 @@
 //! memory that is told what the process holds.
 
 use fanfare::app::AppId;
+use fanfare::cluster::link::LinkRequest;
 use fanfare::metrics::Limited;
 use fanfare::protocol::error::close;
 
-use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID};
+use crate::support::loopback::Loopback;
 use crate::support::memory::{Memory, Talk};
 use crate::support::websocket::{Heard, frame};
+use crate::support::{Chance, eventually};
 
 const LIMIT: u64 = 1 << 20;
 
@@ -149,4 +151,87 @@ fn a_message_that_is_not_whole_yet_is_held_until_it_is_or_its_sender_has_gone() 
     reaches(50_000..150_000);
     drop(client);
     reaches(0..1);
+}
+
+#[test]
+fn clients_wait_while_too_much_waits_for_redis_and_leave_all_the_same() {
+    let (mut memory, mut far) = Memory::with_queue(1, 0, |app| app.features.watchlist = true);
+    far.go_up();
+    // Each of them asks Redis for a channel of its own, and goes before it has answered.
+    let mut come = 0;
+    let mut last = loop {
+        let mut talk = memory.connect(0);
+        talk.subscribe(&format!("channel-{come:0>150}"), "1");
+        come += 1;
+        assert!(come < 20_000, "there is no end to what waits");
+        if memory.shared.metrics.of_worker(0).limited.value(Limited::Link as usize) > 0 {
+            break talk;
+        }
+    };
+    assert!(come > 2000, "{come}");
+    let mut other = memory.connect(0);
+    other.sign_in(r#"{"id":"u","watchlist":["a","b"]}"#);
+    other.say(r#"{"event":"pusher:ping","data":{}}"#);
+    // In the next second there is no more room.
+    memory.second(&last);
+    last.session.resume();
+    other.session.resume();
+    let heard_before = (heard(&mut last), heard(&mut other));
+    assert!(!heard_before.0.contains("subscription") && !heard_before.1.contains("signin"));
+    let mut asked = (0, 0);
+    while let Ok(request) = far.requests.try_recv() {
+        asked.0 += usize::from(matches!(request, LinkRequest::Open(_)));
+        asked.1 += usize::from(matches!(request, LinkRequest::Changed { .. }));
+    }
+    assert_eq!(asked, (come - 1, come - 1), "those that have gone have said so");
+    // And in the one after that there is.
+    memory.second(&last);
+    last.session.resume();
+    other.session.resume();
+    let channel = format!("channel-{:0>150}", come - 1);
+    let mut opened = Vec::new();
+    while let Ok(request) = far.requests.try_recv() {
+        if let LinkRequest::Open(topic) = request {
+            opened.push(topic.channel.as_str().to_owned());
+        }
+    }
+    assert!(opened.contains(&channel), "{opened:?}");
+    let told = heard(&mut other);
+    let (signed, pong) = (told.find("pusher:signin_success"), told.find("pusher:pong"));
+    assert!(signed.is_some() && signed < pong, "{told}");
+}
+
+#[tokio::test]
+async fn what_is_said_behind_subscriptions_that_wait_is_heard_in_its_order() {
+    let mut chance = Chance::new("what waits");
+    for _ in 0..50 {
+        let mut all = Loopback::new(2, |_| ());
+        let mut talk = all.nodes[0].memory.connect(0);
+        for channel in ["one", "two", "three"] {
+            talk.subscribe(channel, "1");
+            talk.say(r#"{"event":"pusher:ping","data":{}}"#);
+        }
+        talk.unsubscribe("one");
+        talk.subscribe("presence-four", "1");
+        talk.subscribe("one", "1");
+        let mut told = String::new();
+        // Once for each that waits behind another.
+        let mut left = 20;
+        while told.matches("subscription_succeeded").count() < 5 && left > 0 {
+            while all.step(&mut chance) {}
+            all.nodes[0].memory.deliver_all();
+            talk.session.resume();
+            told += &heard(&mut talk);
+            left -= 1;
+        }
+        let places = ["one", "two", "three", "presence-four"].map(|channel| {
+            let text = format!(r#""pusher_internal:subscription_succeeded","channel":"{channel}""#);
+            told.find(&text).unwrap_or_else(|| panic!("{channel} in {told}"))
+        });
+        assert!(places.is_sorted(), "{told}");
+        assert_eq!(told.matches("pusher:pong").count(), 3, "{told}");
+        assert_eq!(told.matches(r#""channel":"one""#).count(), 2, "{told}");
+        let last = told.rfind(r#""channel":"one""#).unwrap();
+        assert!(last > places[3], "{told}");
+    }
 }

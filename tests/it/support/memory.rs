@@ -67,7 +67,16 @@ impl Memory {
 
     /// One of several nodes, with one worker; its number, and what is beyond its link.
     pub fn of_several(number: u64, change: impl FnOnce(&mut App)) -> (Self, LinkDriver) {
-        let (link, far, _) = link::new_link(usize::MAX);
+        Self::with_queue(number, usize::MAX, change)
+    }
+
+    /// The same, where so many bytes may wait for the link.
+    pub fn with_queue(
+        number: u64,
+        bytes: usize,
+        change: impl FnOnce(&mut App),
+    ) -> (Self, LinkDriver) {
+        let (link, far, _) = link::new_link(bytes);
         let hub = Hub::new(number, 1);
         let cluster = Clustered::new(Arc::new(Topics::new(link, hub.held.clone())));
         let shared = shared_by(hub, 1, change, Some(Arc::new(cluster)));
