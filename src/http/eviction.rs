@@ -1,6 +1,6 @@
-//! Closing idle HTTP connections when one address has too many, or all together. Backends, known by their signatures,
-//! do not count for an address; connections of trusted proxies carry many clients and do not either. The longest idle
-//! connection goes first.
+//! Closing idle HTTP connections when one address has too many, or all together, or their buffers take too much memory.
+//! Backends, known by their signatures, do not count for an address; connections of trusted proxies carry many clients
+//! and do not either. The longest idle connection goes first.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,11 +8,15 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tracing::{debug, warn};
+
+use super::Http;
 use super::timeouts::{
     AddressVisit, RequestPhase, RequestTimer, RequestTimers, TimeoutReason, TimerGuard,
 };
 use crate::hub::addresses::ConnectionsPerAddress;
 use crate::hub::handshakes::counted_address;
+use crate::metrics::{Limited, LogNotice};
 use crate::node::ServerState;
 
 /// Connections that an address may have for a moment beyond `connections_per_ip`: a backend that has just come is
@@ -26,6 +30,26 @@ const A_SECOND: u32 = 2;
 /// Connections that make way together where there is no room for one more, so that they are not looked through for
 /// each.
 const AT_ONCE: usize = 64;
+
+/// Bytes of buffers on a worker beyond which those of strangers make way: of 1,000 connections that have sent part of a
+/// request, or 2,000 that have shaken hands for TLS.
+const MOST_BUFFERED: usize = 24 << 20;
+
+/// What hyper keeps for a connection, and rustls, about, as measured.
+pub const HYPER_BYTES: usize = 24 << 10;
+pub const TLS_BYTES: usize = 12 << 10;
+
+/// Bytes of a connection without buffers.
+const CONNECTION_BYTES: usize = 2 << 10;
+
+/// Counts connections that made way, and the line of them.
+pub fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str) {
+    http.node.counts().limited.count_all(Limited::Connections as usize, ended as u64);
+    match http.node.shared.metrics.notices.take_due(LogNotice::Crowd) {
+        Some(others) => warn!(%address, others, "HTTP connections are closed: {why}"),
+        None => debug!(%address, "HTTP connections are closed: {why}"),
+    }
+}
 
 /// How reluctantly a connection is evicted; the lowest goes first, and `None` must stay, since a request is under
 /// way. Sorts unknown before known clients, and idle ones before those that are sending.
@@ -62,7 +86,55 @@ impl TimerGuard {
     }
 }
 
+impl TimerGuard {
+    /// Counts `bytes` of buffers for the connection, of `address`. Where strangers have too many of them, some make way
+    /// that have been at their step longest, of the address that has most; how many.
+    pub fn hold_buffers(&self, address: IpAddr, bytes: usize) -> usize {
+        let (timers, timer, address) = (&self.timers, &self.timer, counted_address(address));
+        let before = timer.buffers.get().map_or(0, |(_, bytes)| bytes);
+        timer.buffers.set(Some((address, before + bytes)));
+        timers.buffered.set(timers.buffered.get() + bytes);
+        if timers.buffered.get() > MOST_BUFFERED { timers.evict_buffered(timer) } else { 0 }
+    }
+}
+
 impl RequestTimers {
+    /// Bytes that its connections take, about.
+    pub fn held_bytes(&self) -> usize {
+        self.buffered.get() + self.timers.borrow().len() * CONNECTION_BYTES
+    }
+
+    /// The connection has no buffers any longer.
+    pub(super) fn forget_buffers(&self, timer: &RequestTimer) {
+        let bytes = timer.buffers.take().map_or(0, |(_, bytes)| bytes);
+        self.buffered.set(self.buffered.get() - bytes);
+    }
+
+    /// Not `but`, which has just come; how many end.
+    fn evict_buffered(&self, but: &Rc<RequestTimer>) -> usize {
+        let mut by_address: HashMap<IpAddr, (usize, Vec<_>)> = HashMap::new();
+        for (_, timer) in self.timers.borrow().iter() {
+            let can_go = reluctance(timer).is_some_and(|(is_known, _)| !is_known);
+            if let Some((address, bytes)) = timer.buffers.get().filter(|_| can_go) {
+                let of_it = by_address.entry(address).or_default();
+                of_it.0 += bytes;
+                of_it.1.extend((!Rc::ptr_eq(timer, but)).then(|| timer.clone()));
+            }
+        }
+        // The rest is of those that stay, such as clients that poll.
+        if by_address.values().map(|(bytes, _)| bytes).sum::<usize>() < MOST_BUFFERED / 2 {
+            return 0;
+        }
+        let most = by_address.into_values().max_by_key(|(bytes, _)| *bytes);
+        let mut ready = most.map_or(Vec::new(), |(_, ready)| ready);
+        let part = (ready.len() / 4).clamp(1, AT_ONCE).min(ready.len());
+        if part > 0 {
+            ready.select_nth_unstable_by_key(part - 1, |timer| timer.turn());
+        }
+        ready.iter().take(part).for_each(|timer| self.crowd_out(timer));
+        part
+    }
+
     /// The connection belongs to a backend: what came on it was signed.
     /// Then it counts for no address any longer, however many its backend opens.
     pub(super) fn know(&self, timer: &RequestTimer) {
@@ -171,6 +243,30 @@ mod tests {
 
     fn ends(kept: &TimerGuard) -> bool {
         kept.timer.poll_end(&Context::from_waker(Waker::noop())) == Some(TimeoutReason::Crowded)
+    }
+
+    #[test]
+    fn half_requests_of_one_address_make_way_for_each_other_alone() {
+        let timers = Rc::new(RequestTimers::default());
+        let from = |address: [u8; 4]| {
+            let kept = timers.begin_connection(1);
+            let ended = kept.hold_buffers(address.into(), HYPER_BYTES);
+            (kept, ended)
+        };
+        let (slow, backend) = (from([10, 0, 0, 2]).0, from([10, 0, 0, 1]).0);
+        timers.know(&backend.timer);
+        let mut crowd: Vec<_> = (0..2000).map(|_| from([10, 0, 0, 1])).collect();
+        let told: usize = crowd.iter().map(|(_, ended)| ended).sum();
+        assert!(told > 500 && !ends(&slow) && !ends(&backend), "{told}");
+        let gone: Vec<bool> = crowd.iter().map(|(kept, _)| ends(kept)).collect();
+        assert!(gone.iter().take(500).all(|is| *is), "the longest first");
+        assert_eq!(gone.iter().filter(|is| **is).count(), told);
+        // Clients that poll stay.
+        crowd.iter().for_each(|(kept, _)| kept.timer.enter_phase(RequestPhase::Held, 1));
+        assert_eq!(from([10, 0, 0, 3]).1, 0);
+        crowd.clear();
+        drop((slow, backend));
+        assert_eq!(timers.held_bytes(), 0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod engine;
 mod engine_admission;
 mod error;
 mod events;
-mod eviction;
+pub mod eviction;
 mod exchange;
 pub mod fallback;
 mod handshake;

@@ -27,6 +27,8 @@ pub struct RequestTimers {
     pub(super) timers: RefCell<Slab<Rc<RequestTimer>>>,
     /// Where those of each address are that are counted as visits.
     pub(super) visits: RefCell<HashMap<IpAddr, Vec<usize>>>,
+    /// Bytes of the buffers that they have.
+    pub(super) buffered: Cell<usize>,
     /// Counts the steps of all.
     /// Orders connections by when they began their step, where seconds are too coarse.
     steps: Rc<Cell<u64>>,
@@ -45,6 +47,8 @@ pub struct RequestTimer {
     /// Counted among its address's until something signed has come.
     /// Dropping it counts the connection no longer.
     pub(super) visit: RefCell<Option<AddressVisit>>,
+    /// Whose buffers it has, and bytes of them; those that only read whole requests have none.
+    pub(super) buffers: Cell<Option<(IpAddr, usize)>>,
     /// Whether a backend signed a request on it. Backends' connections are evicted last and exempt from limits by
     /// address.
     is_known: Cell<bool>,
@@ -232,6 +236,7 @@ pub struct TimerGuard {
 impl Drop for TimerGuard {
     fn drop(&mut self) {
         self.timers.forget_visit(&self.timer);
+        self.timers.forget_buffers(&self.timer);
         self.timers.timers.borrow_mut().remove(self.timer.place.get());
     }
 }

@@ -27,6 +27,8 @@ pub struct Capacity {
     max_connections: u64,
     /// Sockets that have a place.
     open: AtomicU64,
+    /// Bytes of HTTP connections, as the workers noted last.
+    visitors: AtomicU64,
     /// Bytes that the process may hold; 0: no limit.
     max_memory: u64,
     /// Told to load balancers. It goes on at the limit and off a little below, so that it does not
@@ -60,7 +62,8 @@ impl Capacity {
     pub fn new(max_connections: u64, max_memory: u64) -> Self {
         let (crowded, heavy) = (AtomicBool::new(false), AtomicBool::new(false));
         let (open, memory) = (AtomicU64::new(0), MemoryUse::default());
-        Self { max_connections, open, max_memory, crowded, heavy, memory }
+        let visitors = AtomicU64::new(0);
+        Self { max_connections, open, visitors, max_memory, crowded, heavy, memory }
     }
 
     /// Takes a place for one more socket, or says why there is none.
@@ -133,10 +136,16 @@ impl Capacity {
         }
     }
 
+    /// HTTP connections of a worker that took `before` bytes take `now`.
+    pub fn note_visitors(&self, before: usize, now: usize) {
+        self.visitors.fetch_add(now as u64, Ordering::Relaxed);
+        self.visitors.fetch_sub(before as u64, Ordering::Relaxed);
+    }
+
     /// Whether clients have freed so much that the allocator should return it to the system. Called once a second.
     pub fn has_much_freed(&self, counted: u64) -> bool {
         let (memory, open) = (&self.memory, self.open.load(Ordering::Relaxed));
-        let now = counted + open * CONNECTION_BYTES;
+        let now = counted + open * CONNECTION_BYTES + self.visitors.load(Ordering::Relaxed);
         // Relaxed throughout: one worker calls this, once a second.
         let highest = memory.highest.fetch_max(now, Ordering::Relaxed).max(now);
         if highest - now < (highest / 4).clamp(MIN_FREED_BYTES, ENOUGH_FREED_BYTES) {
@@ -265,6 +274,18 @@ mod tests {
             [false, false, false, false, false, true, false]
         );
         assert_eq!([1, 1, 1, 0, 0, 0].map(looks), [false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn memory_of_http_connections_is_given_back_too() {
+        let capacity = Capacity::new(0, 0);
+        capacity.note_visitors(0, 40 << 20);
+        assert!(!capacity.has_much_freed(0));
+        capacity.note_visitors(40 << 20, 1 << 20);
+        assert_eq!(
+            [0; 4].map(|counted| capacity.has_much_freed(counted)),
+            [false, false, true, false]
+        );
     }
 
     #[test]

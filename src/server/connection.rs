@@ -2,7 +2,7 @@
 //! them was an upgrade.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use tracing::{debug, error, warn};
 
 use super::accept::AcceptedConnection;
 use super::proxy;
-use super::requests::answer_requests;
+use super::requests::{answer_requests, hold_buffers};
 use super::socket_set::SocketSet;
 use super::tls::Certificates;
 use super::tls_turns::HandshakeTurns;
 use super::whole::HandedStream;
 #[cfg(feature = "socketio")]
 use crate::http::engine::EngineHandoff;
+use crate::http::eviction::{TLS_BYTES, log_eviction};
 use crate::http::fallback::LineStream;
 use crate::http::timeouts::{RequestPhase, TimerGuard};
 use crate::http::{AddressRole, Handoff, HandshakeDetails, Http, Upgrade, console, report_refusal};
@@ -31,7 +32,7 @@ use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::stream::Stream;
 #[cfg(feature = "socketio")]
 use crate::hub::stream::engine::EngineRequest;
-use crate::metrics::{Limited, LogNotice, Reason, Transport};
+use crate::metrics::{LogNotice, Reason, Transport};
 use crate::node::ClientClaim;
 use crate::session::Session;
 use crate::socket::{self, Socket, http_session, upgrade};
@@ -127,18 +128,12 @@ async fn welcome(
         log_eviction(http, peer.ip(), 1, MORE_THAN_MAY_BE);
     }
     let stream = secure(terms, stream, peer).await?;
+    if stream.is_tls() {
+        hold_buffers(http, kept, (peer.ip(), TLS_BYTES));
+    }
     // Its time for a first request begins now, not with the handshake of TLS.
     kept.timer.enter_phase(RequestPhase::New, http.node.worker.now_seconds());
     Some((stream, peer))
-}
-
-/// Counts connections that made way, and the line of them.
-pub(super) fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str) {
-    http.node.counts().limited.count_all(Limited::Connections as usize, ended as u64);
-    match http.node.shared.metrics.notices.take_due(LogNotice::Crowd) {
-        Some(others) => warn!(%address, others, "HTTP connections are closed: {why}"),
-        None => debug!(%address, "HTTP connections are closed: {why}"),
-    }
 }
 
 /// Whether a trusted proxy says whose connection it is, and so whom to take for the peer. Anybody

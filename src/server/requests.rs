@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::http_io::HttpIo;
 use super::unreadable::{self, MAX_HEAD};
 use super::whole::{self, HandedStream, WholeEnd};
+use crate::http::eviction::{HYPER_BYTES, log_eviction};
 use crate::http::timeouts::{TimeoutReason, TimerGuard};
 use crate::http::{AddressRole, Handoff, Http, HttpService};
 use crate::hub::stream::Stream;
@@ -30,6 +31,14 @@ fn report_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
     match (kind == Unreadable::Tls).then(|| notices.take_due(LogNotice::PlainPort)).flatten() {
         Some(others) => info!(%peer, others, "TLS came to a port without it: {text}"),
         None => debug!(%peer, kind = kind_word, "no request that can be read: {text}"),
+    }
+}
+
+/// Counts buffers of a connection, for which others may make way.
+pub(super) fn hold_buffers(http: &Http, kept: &TimerGuard, (peer, bytes): (IpAddr, usize)) {
+    let ended = kept.hold_buffers(peer, bytes);
+    if ended > 0 {
+        log_eviction(http, peer, ended, "unfinished requests take too much memory");
     }
 }
 
@@ -58,8 +67,11 @@ pub(super) async fn answer_requests(
             None
         }
         WholeEnd::Broken => None,
-        // On the heap, for most connections have no need of it.
-        WholeEnd::Other(stream, before) => Box::pin(answer_by_hyper(door, stream, before)).await,
+        WholeEnd::Other(stream, before) => {
+            hold_buffers(http, &kept, (peer, HYPER_BYTES));
+            // On the heap, for most connections have no need of it.
+            Box::pin(answer_by_hyper(door, stream, before)).await
+        }
     }
 }
 

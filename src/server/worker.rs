@@ -13,13 +13,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
-use super::connection::{
-    ConnectionSettings, CountedSocket, MORE_THAN_MAY_BE, log_eviction, spawn_connection,
-};
+use super::connection::{ConnectionSettings, CountedSocket, MORE_THAN_MAY_BE, spawn_connection};
 use super::socket_set::{SocketSet, SocketTurns};
 use super::tls_turns::HandshakeTurns;
 use super::{ServerPhase, WorkerContext, process_limits};
 use crate::http::Http;
+use crate::http::eviction::log_eviction;
 use crate::hub::connection::Connection;
 use crate::hub::line_cache::forget_shared_lines;
 use crate::hub::loads::{LoadGuard, WorkerLoads};
@@ -101,13 +100,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     spawn_local(inherit(node.clone(), late));
     spawn_local(keep_apps(node.clone(), apps));
     spawn_local(tick_loop(http.clone(), config.handshake_timeout, beats));
-    if let Some(acceptor) = acceptor {
-        spawn_local(async move {
-            if let Err(error) = acceptor.run().await {
-                error!(%error, "new connections are no longer accepted");
-            }
-        });
-    }
+    begin_accepting(acceptor);
     let terms = Rc::new(ConnectionSettings {
         http: http.clone(),
         sockets: share_out(&worker),
@@ -138,6 +131,17 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         ending.as_mut().poll(cx)
     })
     .await;
+}
+
+/// On the first worker, which has the acceptor.
+fn begin_accepting(acceptor: Option<Acceptor>) {
+    if let Some(acceptor) = acceptor {
+        spawn_local(async move {
+            if let Err(error) = acceptor.run().await {
+                error!(%error, "new connections are no longer accepted");
+            }
+        });
+    }
 }
 
 /// Handles requests that the previous process forwards, on the worker that was given them.
@@ -233,7 +237,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut place = 0;
-    let mut waiting = 0;
+    let (mut waiting, mut visitors) = (0, 0);
     loop {
         ticks.tick().await;
         // Seconds since the worker began, from 1 on: 0 means never in the fields that hold one.
@@ -247,6 +251,8 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         for (address, ended) in http.timers.keep_to_limits(&node.shared.addresses, now) {
             log_eviction(&http, address, ended, MORE_THAN_MAY_BE);
         }
+        let before = std::mem::replace(&mut visitors, http.timers.held_bytes());
+        node.shared.capacity.note_visitors(before, visitors);
         let places = node.worker.places();
         let most = if places <= CHECKED_EACH_SECOND { places } else { places / 2 + 1 };
         let (some, next) = node.worker.some_connections(place, most);
@@ -279,27 +285,32 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         }
         // Work for the whole node, done once.
         if node.worker.index() == 0 {
-            let capacity = &node.shared.capacity;
-            if let Some(bytes) = process_limits::held_bytes(capacity.max_memory()) {
-                capacity.note_memory(bytes, node.hub().held.total());
-            }
-            if capacity.has_much_freed(node.hub().held.total()) {
-                // On a thread of its own, for it takes longer the more there is.
-                let trim = std::thread::Builder::new().name("trim".to_owned());
-                let _ = trim.spawn(give_back_memory);
-            }
-            node.announce_due_counts();
-            node.notify_due_watchers();
-            for (others, what) in node.shared.metrics.notices.take_overdue() {
-                info!(others, "not logged one by one in the last minute: {what}");
-            }
-            node.expire_clients();
-            // Expired cached events and spare memory would otherwise stay until they are next used.
-            for (_, directory) in node.hub().directories() {
-                directory.cache.drop_expired();
-                directory.shrink();
-            }
+            tick_node(node);
         }
+    }
+}
+
+/// What there is to do for the whole node once a second.
+fn tick_node(node: &Node) {
+    let capacity = &node.shared.capacity;
+    if let Some(bytes) = process_limits::held_bytes(capacity.max_memory()) {
+        capacity.note_memory(bytes, node.hub().held.total());
+    }
+    if capacity.has_much_freed(node.hub().held.total()) {
+        // On a thread of its own, for it takes longer the more there is.
+        let trim = std::thread::Builder::new().name("trim".to_owned());
+        let _ = trim.spawn(give_back_memory);
+    }
+    node.announce_due_counts();
+    node.notify_due_watchers();
+    for (others, what) in node.shared.metrics.notices.take_overdue() {
+        info!(others, "not logged one by one in the last minute: {what}");
+    }
+    node.expire_clients();
+    // Expired cached events and spare memory would otherwise stay until they are next used.
+    for (_, directory) in node.hub().directories() {
+        directory.cache.drop_expired();
+        directory.shrink();
     }
 }
 
