@@ -18,7 +18,7 @@ use crate::metrics::{LogNotice, Reason};
 use crate::node::{ServerState, watched};
 use crate::protocol::error::{Error as Refusal, close};
 use crate::protocol::query::Query;
-use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::resume_token::PresentedToken;
 use crate::socket::upgrade::{self, Admission, HandshakeTerms, NoHandshake};
 
 /// The version that nginx speaks by default.
@@ -30,7 +30,7 @@ pub struct Upgrade {
     /// The app that it is let in to, or what its first and last frame says.
     pub admission: Admission,
     /// The client that it is a connection of, if that may come back.
-    pub resumes: Option<ResumeToken>,
+    pub resumes: Option<PresentedToken>,
     /// The client's address, as far as proxies can be believed.
     pub address: IpAddr,
     /// The 101 for the client.
@@ -133,7 +133,7 @@ impl HttpService {
         if let (Ok(app), Some(token)) = (&admission, token)
             && !app.features.resume.is_zero()
         {
-            resumes = ResumeToken::parse(token);
+            resumes = PresentedToken::parse(token);
             if resumes.is_none() {
                 admission = Err(close::RESUME_TOKEN);
             }

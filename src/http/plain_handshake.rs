@@ -8,7 +8,7 @@ use httparse::Header;
 use super::handshake::Upgrade;
 use super::{AddressRole, HttpService};
 use crate::protocol::query::find_plain;
-use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::resume_token::PresentedToken;
 use crate::socket::upgrade::{self, HandshakeTerms};
 
 /// A `GET` as it came.
@@ -113,7 +113,7 @@ impl HttpService {
         let terms = HandshakeTerms { protocol, origin, tls: self.tls };
         let app = upgrade::admit(&shared.apps.load(), key, terms).ok()?;
         let resumes = match inner.starts_with("/resume/") && !app.features.resume.is_zero() {
-            true => Some(ResumeToken::parse(token?)?),
+            true => Some(PresentedToken::parse(token?)?),
             false => None,
         };
         // Last, for it counts.

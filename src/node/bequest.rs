@@ -15,7 +15,7 @@ use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
 /// The version of this format. Messages of another are refused.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Bytes of a message at most: more than any event has.
 const MAX_BYTES: u32 = 256 << 20;

@@ -2,10 +2,10 @@
 //! is acknowledged; here it becomes frames.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::catch_up::{CatchUp, START_SLACK, log_bounds};
-use super::travelling::ClientClaim;
+use super::travelling::{ClientClaim, token_age};
 use super::{Node, Publication, ServerState};
 use crate::app::App;
 use crate::console::Kind;
@@ -19,7 +19,7 @@ use crate::hub::resume::{
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;
-use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::resume_token::{PresentedToken, ResumeToken};
 
 impl ServerState {
     /// Ends a connection whose client has a newer one, which gives back what limits count for it.
@@ -46,11 +46,16 @@ impl Node {
 
     /// Makes a new connection the client's; with several nodes, by what was found out of it.
     /// Without a claim, on a server of its own, what is remembered here decides; with one, what other nodes said.
-    pub fn go_on(&self, connection: &Connection, token: &ResumeToken, claim: Option<ClientClaim>) {
+    pub fn go_on(
+        &self,
+        connection: &Connection,
+        presented: &PresentedToken,
+        claim: Option<ClientClaim>,
+    ) {
         if self.shared.succession.is_leaving() {
             return connection.close_with(&close::DRAINING);
         }
-        let (directory, app) = (&connection.directory, connection.app());
+        let (directory, app, token) = (&connection.directory, connection.app(), &presented.token);
         let open = OpenConnection::new(connection.connection_ref(), connection.address);
         let (arrived, is_forgotten, alive) = match claim {
             Some(claim) => self.settle_claim(connection, open, (token, claim)),
@@ -59,7 +64,7 @@ impl Node {
                 let window = app.features.resume;
                 let now = self.hub().seconds_since_start();
                 let crowded = directory.resume.crowded_ago(now);
-                let is_unsure = !arrived.known && self.may_have_missed(token, window, crowded);
+                let is_unsure = !arrived.known && self.may_have_missed(presented, window, crowded);
                 let is_forgotten = directory.resume.note_forgotten(token, is_unsure, (now, window));
                 (arrived, is_forgotten, 0)
             }
@@ -80,11 +85,13 @@ impl Node {
     /// `crowded` seconds ago.
     /// Such a client is told of a gap on each channel, and fetches what it shows; one that is new has missed
     /// nothing.
-    fn may_have_missed(&self, token: &ResumeToken, window: Duration, crowded: Option<u32>) -> bool {
-        // A clock before 1970, or a token from the future, gives an age of zero: nothing was missed.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let Some(made) = token.made_at().map(Duration::from_secs) else { return false };
-        let age = now.saturating_sub(made);
+    fn may_have_missed(
+        &self,
+        presented: &PresentedToken,
+        window: Duration,
+        crowded: Option<u32>,
+    ) -> bool {
+        let Some(age) = token_age(presented) else { return false };
         let is_crowded = crowded
             .is_some_and(|ago| age.saturating_add(START_SLACK) >= Duration::from_secs(ago.into()));
         age > window || is_crowded || age > self.hub().age().saturating_add(START_SLACK)

@@ -30,7 +30,7 @@ use crate::hub::resume::{
     ClientArrival, ClientState, OpenConnection, Replayed, ReplayedEvent, ResumeFigures, TakenUp,
     UNKNOWN,
 };
-use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::resume_token::{PresentedToken, ResumeToken};
 
 /// How long a handshake waits for Redis, and for another node that has the client's connection.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -86,10 +86,9 @@ impl ClientClaim {
 }
 
 /// `None` for a token without a time in it.
-fn age(token: &ResumeToken) -> Option<Duration> {
-    // A clock before 1970, or a token from the future, gives an age of zero.
+pub(super) fn token_age(presented: &PresentedToken) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    token.made_at().map(|made| now.saturating_sub(Duration::from_secs(made)))
+    presented.made_at.map(|made| now.saturating_sub(Duration::from_secs(made)))
 }
 
 impl Node {
@@ -101,8 +100,9 @@ impl Node {
         &self,
         cluster: &Arc<Clustered>,
         app: &App,
-        token: &ResumeToken,
+        presented: &PresentedToken,
     ) -> ClientClaim {
+        let token = &presented.token;
         let name = (app.id.clone(), token.key());
         let alive = cluster.link().clock().now();
         if self.hub().directory(&app.id).resume.is_connected(token) {
@@ -111,7 +111,7 @@ impl Node {
         let window = app.features.resume;
         let question = LinkQuery::Claim { app: name.0.clone(), key: name.1.clone(), window };
         let Some(LinkReply::Claimed(claimed)) = cluster.ask_of_client(question).await else {
-            let is_unsure = age(token).is_some_and(|age| age > YOUNG);
+            let is_unsure = token_age(presented).is_some_and(|age| age > YOUNG);
             return ClientClaim { is_unsure, unclaimed: true, ..ClientClaim::new(cluster, 0) };
         };
         let (since, had) = (claimed.since, claimed.owner.is_some());
@@ -124,7 +124,7 @@ impl Node {
                 let known = Duration::from_micros(alive.saturating_sub(since));
                 age > window || is_crowded || age > known.saturating_add(START_SLACK)
             };
-            let is_unsure = age(token).is_some_and(is_before) || !has_ended;
+            let is_unsure = token_age(presented).is_some_and(is_before) || !has_ended;
             return ClientClaim { is_unsure, ..ClientClaim::new(cluster, alive) };
         };
         // Those that it came to hold since would not be in it.
@@ -191,7 +191,8 @@ impl Node {
         let Some(resumption) = connection.resumption() else { return CatchUp::Up };
         let (resume, name) = (&connection.directory.resume, &topic.channel);
         let end = entry.reached().max(cluster.link().clock().now().saturating_sub(1));
-        match resume.take_up(&resumption.token, connection.id, name, end) {
+        let shared = self.worker.shared_name(connection, name);
+        match resume.take_up(&resumption.token, connection.id, &shared, end) {
             TakenUp::Held(after) => {
                 self.worker.hold_back(connection, name);
                 let ConnectionRef { worker, slot, socket } = connection.connection_ref();

@@ -11,16 +11,35 @@ use super::hex;
 /// Digits of the time that a token may begin with: seconds since 1970, until the year 2286.
 const TIME_DIGITS: usize = 10;
 
-/// 16 to 64 of `A-Za-z0-9_-`. Anybody who has the token can resume in its client's place, so it is never shown in
-/// full. Only a digest is kept, which also takes less memory.
+/// Bytes of a token's hash that are kept: as much as a token of the shortest length can be random, and a client has room
+/// for no more. One more would take each of them sixteen.
+const KEY_BYTES: usize = 12;
+
+/// What is kept of a token, of 16 to 64 of `A-Za-z0-9_-`: what tells it from others. Whoever knows a token can take its
+/// page's place, so it is shown nowhere.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResumeToken {
-    /// Half of the token's SHA-256.
-    key: [u8; 16],
-    /// 0: it does not say.
-    made: u32,
-    /// The token's last characters, for logs.
-    end: [u8; 4],
+    key: [u8; KEY_BYTES],
+}
+
+/// A token as a page presents it.
+#[derive(Debug, Clone)]
+pub struct PresentedToken {
+    pub token: ResumeToken,
+    /// When its page says that it was made, in seconds since 1970: exactly ten digits and a dash in front are
+    /// a time, anything else has none.
+    pub made_at: Option<u64>,
+}
+
+impl PresentedToken {
+    /// `None` for a text that is no token.
+    pub fn parse(text: &str) -> Option<Self> {
+        let token = ResumeToken::parse(text)?;
+        let made = text.split_once('-').map(|(digits, _)| digits).filter(|digits| {
+            digits.len() == TIME_DIGITS && digits.bytes().all(|c| c.is_ascii_digit())
+        });
+        Some(Self { token, made_at: made.and_then(|digits| digits.parse().ok()) })
+    }
 }
 
 impl ResumeToken {
@@ -36,45 +55,24 @@ impl ResumeToken {
         if !fits || !text.bytes().all(is_legal) {
             return None;
         }
-        let made = text.split_once('-').map(|(digits, _)| digits).filter(|digits| {
-            digits.len() == TIME_DIGITS && digits.bytes().all(|c| c.is_ascii_digit())
-        });
-        // Ten digits may be more than there are seconds until 2106: then it is of the far future all the same.
-        let made = made.map_or(0, |digits| digits.parse().unwrap_or(u32::MAX));
         // Only a digest is kept, so that reading memory or Redis does not give away tokens.
         let sum = Sha256::digest(text.as_bytes());
-        let key = sum.first_chunk().copied().unwrap_or_default();
-        // A digest has 32 bytes, so its first 16 exist. A very short token has no end to remember.
-        let end = text.as_bytes().last_chunk().copied().unwrap_or_default();
-        Some(Self { key, made, end })
+        Some(Self { key: sum.first_chunk().copied().unwrap_or_default() })
     }
 
     /// The kept part, for the next process.
-    pub fn to_bytes(&self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        let parts = self.key.iter().copied().chain(self.made.to_be_bytes()).chain(self.end);
-        bytes.iter_mut().zip(parts).for_each(|(byte, part)| *byte = part);
-        bytes
+    pub fn to_bytes(&self) -> [u8; KEY_BYTES] {
+        self.key
     }
 
     /// The same the other way round.
-    pub fn from_bytes(bytes: [u8; 24]) -> Self {
-        let (key, rest) = bytes.split_first_chunk().unwrap_or((&[0; 16], &[]));
-        // The array has 24 bytes: 16 of the key, then the time and the token's end.
-        let made = rest.first_chunk().copied().unwrap_or_default();
-        let end = rest.last_chunk().copied().unwrap_or_default();
-        Self { key: *key, made: u32::from_be_bytes(made), end }
+    pub fn from_bytes(key: [u8; KEY_BYTES]) -> Self {
+        Self { key }
     }
 
     /// A name for the token in Redis and in messages between nodes, which does not reveal it.
     pub fn key(&self) -> String {
         hex::encode_hex(self.key)
-    }
-
-    /// When its page says that it was made, in seconds since 1970: exactly ten digits and a dash in front are
-    /// a time, anything else has none.
-    pub fn made_at(&self) -> Option<u64> {
-        (self.made > 0).then(|| self.made.into())
     }
 }
 
@@ -89,7 +87,7 @@ pub fn mask(path: &str) -> Cow<'_, str> {
 /// The part that logs may show.
 impl fmt::Debug for ResumeToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "…{}", String::from_utf8_lossy(&self.end))
+        write!(f, "{}…", self.key().get(..8).unwrap_or_default())
     }
 }
 
@@ -111,7 +109,7 @@ mod tests {
 
     #[test]
     fn ten_digits_and_a_dash_are_a_time() {
-        let made_at = |text| ResumeToken::parse(text).unwrap().made_at();
+        let made_at = |text| PresentedToken::parse(text).unwrap().made_at;
         assert_eq!(made_at("1764460800-0123456789abcdef"), Some(1_764_460_800));
         assert_eq!(made_at("176446080-00123456789abcdef"), None);
         assert_eq!(made_at("17644608000-123456789abcdef"), None);
@@ -122,7 +120,7 @@ mod tests {
     #[test]
     fn its_key_tells_nothing_of_it() {
         let token = ResumeToken::parse("1764460800-0123456789abcdef").unwrap();
-        assert_eq!((token.key(), token.key().len()), (token.key(), 32));
+        assert_eq!(token.key().len(), 24);
         assert!(!token.key().contains("1764460800"));
     }
 
@@ -140,6 +138,6 @@ mod tests {
     #[test]
     fn a_log_never_has_a_whole_token() {
         let token = ResumeToken::parse("1764460800-0123456789abcdef").unwrap();
-        assert_eq!(format!("{token:?}"), "…cdef");
+        assert_eq!(format!("{token:?}"), format!("{}…", &token.key()[..8]));
     }
 }

@@ -304,9 +304,9 @@ fn begin_socket(
     let (mut asked, mut reason) = (upgrade.asked, None);
     let admitted = match upgrade.admission {
         Ok(app) => {
-            if let Some(token) = &upgrade.resumes {
+            if let Some(presented) = &upgrade.resumes {
                 // Before limits count the new connection: the old one's place is the client's.
-                http.node.take_over(&http.node.hub().directory(&app.id), token);
+                http.node.take_over(&http.node.hub().directory(&app.id), &presented.token);
             }
             let (node, address) = (&http.node, upgrade.address);
             let admitted =
@@ -327,8 +327,8 @@ fn begin_socket(
     match admitted {
         Ok(connection) => {
             connection.life.answers_pings.set(upgrade.answers_pings);
-            if let Some(token) = &upgrade.resumes {
-                http.node.go_on(&connection, token, claim);
+            if let Some(presented) = &upgrade.resumes {
+                http.node.go_on(&connection, presented, claim);
             }
             connection.agree_on(upgrade.compression);
             // The console is told once all is known of it: who it is, and what was agreed on.

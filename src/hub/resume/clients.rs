@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::held::{HeldChannel, HeldChannels, channel_bytes};
+use super::client::{OpenConnection, ResumableClient};
+use super::held::{HeldChannel, channel_bytes};
 use super::log::{ChannelLogs, MissedEvents};
 use super::table::ClientTable;
 use super::waiting::WaitingClients;
@@ -17,16 +18,6 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
-
-/// What a client takes beside its channels: itself, what is known of its past, and its places in tables and lines.
-const CLIENT_BYTES: usize = size_of::<ResumableClient>() + size_of::<ClientPast>() + 104;
-
-/// What a client may hold from earlier connections without having subscribed to it in the last one: a page with 500
-/// channels that was cut off while it came back. Nobody adds to what it holds without end by coming again and again.
-const MAX_OLD_BYTES: usize = 128 << 10;
-
-/// Connections of a client that are known at most. Of those before nobody knows any more which events they published.
-const MAX_SOCKETS: usize = 32;
 
 /// The clients of one app.
 #[derive(Debug, Default)]
@@ -39,154 +30,8 @@ pub(super) struct ResumableClients {
     pub(super) replaced: HashSet<SocketId>,
     /// What all of them take is counted here.
     pub(super) held: Arc<HeldBytes>,
-}
-
-#[derive(Debug)]
-pub(super) struct ResumableClient {
-    pub(super) token: ResumeToken,
-    /// What it was subscribed to, and how far it has heard each.
-    pub(super) channels: HeldChannels,
-    /// None while it is away.
-    pub(super) current: Option<OpenConnection>,
-    /// None for most: those that are here for the first time, and were not looked at since.
-    past: Option<Box<ClientPast>>,
-    /// It has answered a ping.
-    pub(super) answers: bool,
-    /// It is among those that have changed.
-    pub(super) is_changed: bool,
-    /// It holds much, so that it waits among those that do.
-    pub(super) is_large: bool,
-    /// The second in which other nodes were told of it last.
-    pub(super) told: u32,
-}
-
-/// What is known of a client's earlier connections.
-#[derive(Debug, Default)]
-pub(super) struct ClientPast {
-    /// Each with the second in which it ended: events that were not for them are not for it.
-    sockets: SmallVec<[(SocketId, u32); 1]>,
-    /// Whom the last one was signed in or present as.
-    users: SmallVec<[UserId; 1]>,
-    /// The second in which the last one ended, while none is open.
-    ended: u32,
-    /// The second since which nobody knows what it held before that; 0: it is known.
-    forgotten: u32,
-}
-
-impl ResumableClient {
-    /// One that has never been here.
-    pub(super) fn new(token: ResumeToken) -> Self {
-        Self {
-            token,
-            channels: HeldChannels::default(),
-            current: None,
-            past: None,
-            answers: false,
-            is_changed: false,
-            is_large: false,
-            told: 0,
-        }
-    }
-
-    /// Connections that it has had, and the second in which each ended.
-    pub(super) fn sockets(&self) -> &[(SocketId, u32)] {
-        self.past.as_deref().map_or(&[], |past| &past.sockets)
-    }
-
-    pub(super) fn add_socket(&mut self, socket: SocketId, ended: u32) {
-        let sockets = &mut self.past.get_or_insert_default().sockets;
-        if sockets.len() >= MAX_SOCKETS {
-            sockets.remove(0);
-        }
-        sockets.push((socket, ended));
-    }
-
-    /// Bytes that are counted for it.
-    pub(super) fn bytes(&self) -> usize {
-        CLIENT_BYTES + self.channels.bytes()
-    }
-
-    /// Takes out what it held before the connection that has ended, `socket`, if that is too much, and notes that
-    /// nobody knows it any more.
-    pub(super) fn take_old_channels(&mut self, socket: SocketId, now: u32) -> Vec<ChannelName> {
-        if self.channels.bytes_beside(socket) <= MAX_OLD_BYTES {
-            return Vec::new();
-        }
-        self.set_forgotten(now.max(1));
-        self.channels.take_beside(socket)
-    }
-
-    /// Notes when one of them has ended.
-    pub(super) fn end_socket(&mut self, socket: SocketId, now: u32) {
-        let mut sockets = self.past.iter_mut().flat_map(|past| past.sockets.iter_mut());
-        if let Some(earlier) = sockets.find(|(earlier, _)| *earlier == socket) {
-            earlier.1 = now;
-        }
-    }
-
-    /// Whether it is away, and `socket` was its last connection.
-    pub(super) fn waits_since(&self, socket: SocketId) -> bool {
-        self.current.is_none() && self.sockets().last().is_some_and(|one| one.0 == socket)
-    }
-
-    /// Forgets those of its connections that ended more than `window` seconds before `now`.
-    pub(super) fn expire_sockets(&mut self, now: u32, window: u32) {
-        if let Some(past) = &mut self.past {
-            past.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
-        }
-    }
-
-    /// The second in which its last connection ended, while there is none.
-    pub(super) fn ended(&self) -> u32 {
-        self.past.as_deref().map_or(0, |past| past.ended)
-    }
-
-    pub(super) fn set_ended(&mut self, now: u32) {
-        self.past.get_or_insert_default().ended = now;
-    }
-
-    /// The second since which nobody knows what it held before that; 0: it is known.
-    pub(super) fn forgotten(&self) -> u32 {
-        self.past.as_deref().map_or(0, |past| past.forgotten)
-    }
-
-    pub(super) fn set_forgotten(&mut self, since: u32) {
-        if self.past.is_some() || since > 0 {
-            self.past.get_or_insert_default().forgotten = since;
-        }
-    }
-
-    /// Whom its last connection was signed in or present as.
-    pub(super) fn users(&self) -> &[UserId] {
-        self.past.as_deref().map_or(&[], |past| &past.users)
-    }
-
-    pub(super) fn set_users(&mut self, users: SmallVec<[UserId; 1]>) {
-        if self.past.is_some() || !users.is_empty() {
-            self.past.get_or_insert_default().users = users;
-        }
-    }
-}
-
-/// A client's connection. Its place lies open, for together these fit in less than one after the other.
-#[derive(Debug, Clone, Copy)]
-pub struct OpenConnection {
-    socket: SocketId,
-    slot: u32,
-    worker: u16,
-    /// Of its client, for whom limits count it.
-    address: IpAddr,
-}
-
-impl OpenConnection {
-    pub fn new(place: ConnectionRef, address: IpAddr) -> Self {
-        let ConnectionRef { worker, slot, socket } = place;
-        Self { socket, slot, worker, address }
-    }
-
-    pub(super) fn socket(&self) -> SocketId {
-        self.socket
-    }
+    /// This node's number, which is that of all connections here, once there was one.
+    pub(super) node: u64,
 }
 
 /// A connection that is to end, for its client has a newer one.
@@ -225,8 +70,8 @@ fn give_up_old(
     (waiting, all): (&mut WaitingClients, &HeldBytes),
     logs: &mut ChannelLogs,
 ) {
-    let current = client.current.map(|open| open.socket);
-    if client.channels.get(channel).is_some_and(|held| Some(held.socket) != current) {
+    let is_away = client.current.is_none();
+    if client.channels.get(channel).is_some_and(|held| is_away || !held.is_current) {
         client.channels.remove(channel);
         all.sub_bytes(channel_bytes(channel));
         waiting.note_given_up(client, channel);
@@ -237,14 +82,14 @@ fn give_up_old(
 impl ResumableClients {
     /// The connection that the client has open.
     pub(super) fn open_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
-        self.by_token.get(token)?.current
+        self.by_token.get(token)?.current.map(|open| open.open(self.node))
     }
 
     /// A client's connection is to end. Whoever says so first gives back what limits count for it.
     pub(super) fn replace_connection(&mut self, open: OpenConnection) -> ReplacedConnection {
-        let OpenConnection { socket, slot, worker, address } = open;
-        let gives_back = self.replaced.insert(socket);
-        ReplacedConnection { place: ConnectionRef { worker, slot, socket }, address, gives_back }
+        let OpenConnection { place, address } = open;
+        let gives_back = self.replaced.insert(place.socket);
+        ReplacedConnection { place, address, gives_back }
     }
 
     /// Whether what limits count for a connection is still to be given back, now that it has ended. It is no client's
@@ -263,8 +108,9 @@ impl ResumableClients {
         token: &ResumeToken,
         connection: OpenConnection,
     ) -> ClientArrival {
+        self.node = connection.socket().node;
         let (client, known) = self.by_token.get_or_make(token);
-        let previous = client.current.replace(connection);
+        let previous = client.replace_current(connection).map(|open| open.open(self.node));
         if !known {
             self.held.add_bytes(client.bytes());
         } else if previous.is_none() {
@@ -273,7 +119,7 @@ impl ResumableClients {
         if let Some(previous) = &previous {
             // It has ended as far as the client goes; its task has yet to find out.
             // `u32::MAX` stands for an end that has not come; `end_socket` puts the second in.
-            client.add_socket(previous.socket, u32::MAX);
+            client.add_socket(previous.socket(), u32::MAX);
         }
         ClientArrival { previous: previous.map(|open| self.replace_connection(open)), known }
     }
@@ -308,18 +154,17 @@ impl ResumableClients {
             return SubscriptionState::Told;
         };
         if let Some(held) = client.channels.get_mut(channel) {
-            if held.socket == socket {
+            if held.is_current {
                 return SubscriptionState::Told;
             }
-            // From here on the older connection no longer speaks for the channel.
-            held.socket = socket;
+            held.is_current = true;
             let acked = held.acked;
             let earlier = client.sockets().iter().map(|one| one.0);
             let sockets: SmallVec<[SocketId; 4]> = earlier.chain([socket]).collect();
             return SubscriptionState::Held(logs.events_since(channel, acked, &sockets));
         }
-        let acked = logs.hold_channel(channel);
-        client.channels.insert(channel.clone(), HeldChannel { acked, socket });
+        let (acked, name) = logs.hold_channel(channel);
+        client.channels.insert(name, HeldChannel { acked, is_current: true });
         self.held.add_bytes(channel_bytes(channel));
         SubscriptionState::New
     }
@@ -332,7 +177,7 @@ impl ResumableClients {
         acknowledged: impl Iterator<Item = (ChannelName, u64)>,
     ) {
         let Some(client) = self.current_client(token, socket) else { return };
-        client.answers = true;
+        client.set_answers(true);
         let mut has_more = false;
         for (channel, acked) in acknowledged {
             if let Some(held) = client.channels.get_mut(&channel) {
@@ -384,22 +229,23 @@ impl ResumableClients {
         unanswered: bool,
         logs: &mut ChannelLogs,
     ) {
+        let node = self.node;
         let Some(client) = self.by_token.get_mut(token) else { return };
         client.end_socket(socket, now);
         // An older connection than the client's last: the client itself has not gone.
-        if client.current.as_ref().is_none_or(|current| current.socket != socket) {
+        if !client.has_socket(socket, node) {
             return;
         }
-        client.current = None;
+        client.end_current();
         client.set_ended(now);
         client.set_users(users);
         client.add_socket(socket, now);
-        for channel in client.take_old_channels(socket, now) {
+        for channel in client.take_old_channels(now) {
             self.held.sub_bytes(channel_bytes(&channel));
             logs.release_channel(&channel);
         }
         // A client that never answered a ping may never answer one: it would be kept in vain.
-        let forget = unanswered && !client.answers;
+        let forget = unanswered && !client.answers();
         self.waiting.add_client(socket, client);
         if forget {
             self.forget_client(token, logs);
@@ -454,30 +300,7 @@ impl ResumableClients {
         token: &ResumeToken,
         socket: SocketId,
     ) -> Option<&mut ResumableClient> {
-        let client = self.by_token.get_mut(token)?;
-        let is_current = client.current.as_ref().is_some_and(|one| one.socket == socket);
-        is_current.then_some(client)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_that_is_here_for_the_first_time_has_room_for_no_more_than_it_needs() {
-        // With the eight bytes that the allocator adds, a whole number of its sixteen.
-        assert!(size_of::<ResumableClient>() <= 120, "{}", size_of::<ResumableClient>());
-        let token = ResumeToken::parse("0123456789abcdef").unwrap();
-        let mut client = ResumableClient::new(token);
-        client.set_forgotten(0);
-        client.set_users(SmallVec::new());
-        client.expire_sockets(9, 1);
-        assert!(client.past.is_none() && client.ended() == 0 && client.forgotten() == 0);
-        client.set_forgotten(3);
-        client.set_ended(4);
-        assert_eq!((client.forgotten(), client.ended()), (3, 4));
-        client.set_forgotten(0);
-        assert_eq!((client.forgotten(), client.ended()), (0, 4));
+        let node = self.node;
+        self.by_token.get_mut(token).filter(|client| client.has_socket(socket, node))
     }
 }

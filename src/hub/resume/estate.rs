@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 
-use super::clients::{ResumableClient, ResumableClients};
+use super::client::ResumableClient;
+use super::clients::ResumableClients;
 use super::held::HeldChannel;
 use super::{ClientState, ResumeRegistry, ResumeState};
 use crate::protocol::channel::ChannelName;
@@ -66,10 +67,10 @@ impl ResumeRegistry {
         for event in estate.events {
             logs.restore_event(event, now);
         }
-        for LeftClient { token, gone, state } in estate.clients {
+        for LeftClient { token, gone, mut state } in estate.clients {
             let Some((last, _)) = state.sockets.last().copied() else { continue };
-            for (channel, _) in &state.channels {
-                logs.hold_channel(channel);
+            for (channel, _) in &mut state.channels {
+                *channel = logs.hold_channel(channel).1;
             }
             clients.restore_client((token, last), state, (gone, now));
         }
@@ -86,14 +87,14 @@ impl ResumableClients {
             let waits = self.by_token.get(&token).is_some_and(|client| client.waits_since(socket));
             if waits && let Some(client) = self.by_token.remove(&token) {
                 self.held.sub_bytes(client.bytes());
-                all.push(client.into_left(now));
+                all.push(client.into_left(now, self.node));
             }
         }
         all.sort_by_key(|client| std::cmp::Reverse(client.gone));
         // Their workers have not ended them yet, and their connections are no use any more all the same.
         all.extend(self.by_token.drain().map(|client| {
             self.held.sub_bytes(client.bytes());
-            client.into_left(now)
+            client.into_left(now, self.node)
         }));
         all
     }
@@ -107,7 +108,7 @@ impl ResumableClients {
     ) {
         let second = |ago: u32| now.saturating_sub(ago);
         let mut client = ResumableClient::new(token);
-        client.answers = state.answers;
+        client.set_answers(state.answers);
         client.set_ended(second(gone));
         if let Some(ago) = state.forgotten.checked_sub(1) {
             client.set_forgotten(second(ago).max(1));
@@ -116,7 +117,7 @@ impl ResumableClients {
             client.add_socket(socket, second(ago));
         }
         client.set_users(state.users);
-        let held = |(name, acked)| (name, HeldChannel { acked, socket: last });
+        let held = |(name, acked)| (name, HeldChannel { acked, is_current: false });
         client.channels = state.channels.into_iter().map(held).collect();
         self.add_waiting(last, client);
     }
@@ -124,9 +125,9 @@ impl ResumableClients {
 
 impl ResumableClient {
     /// The other way round.
-    fn into_left(self, now: u32) -> LeftClient {
+    fn into_left(self, now: u32, node: u64) -> LeftClient {
         let ago = |second: u32| if second == u32::MAX { 0 } else { now.saturating_sub(second) };
-        let mut state = self.state();
+        let mut state = self.state(node);
         state.sockets.iter_mut().for_each(|one| one.1 = ago(one.1));
         if state.forgotten > 0 {
             // Not 0, which says that it is known.

@@ -4,7 +4,6 @@
 use std::slice;
 
 use crate::protocol::channel::ChannelName;
-use crate::protocol::socket_id::SocketId;
 
 /// Places that are made one by one, before there are as many again each time.
 const FEW: usize = 4;
@@ -23,8 +22,8 @@ pub(super) fn channel_bytes(name: &ChannelName) -> usize {
 pub(super) struct HeldChannel {
     /// The number of the last event that it has acknowledged.
     pub(super) acked: u64,
-    /// The connection that was subscribed last.
-    pub(super) socket: SocketId,
+    /// The client's present connection has subscribed to it; an earlier one has, if not.
+    pub(super) is_current: bool,
 }
 
 /// One in place, which is what most clients hold, others in a list of their own.
@@ -109,18 +108,18 @@ impl HeldChannels {
         self.iter().map(|(name, _)| channel_bytes(name)).sum()
     }
 
-    /// The same of those that `socket` has not subscribed to.
-    pub(super) fn bytes_beside(&self, socket: SocketId) -> usize {
-        let others = self.iter().filter(|(_, held)| held.socket != socket);
-        others.map(|(name, _)| channel_bytes(name)).sum()
+    /// The same of those that the present connection has not subscribed to.
+    pub(super) fn old_bytes(&self) -> usize {
+        let old = self.iter().filter(|(_, held)| !held.is_current);
+        old.map(|(name, _)| channel_bytes(name)).sum()
     }
 
     /// Takes those out.
-    pub(super) fn take_beside(&mut self, socket: SocketId) -> Vec<ChannelName> {
+    pub(super) fn take_old(&mut self) -> Vec<ChannelName> {
         let mut taken = Vec::new();
         let mut kept = Vec::new();
         for (name, held) in self.iter() {
-            if held.socket == socket {
+            if held.is_current {
                 kept.push((name.clone(), *held));
             } else {
                 taken.push(name.clone());
@@ -128,6 +127,11 @@ impl HeldChannels {
         }
         *self = kept.into_iter().collect();
         taken
+    }
+
+    /// A new connection has subscribed to none of them.
+    pub(super) fn note_connected(&mut self) {
+        self.as_mut_slice().iter_mut().for_each(|(_, held)| held.is_current = false);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ChannelName, &HeldChannel)> {
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn what_is_put_in_is_found_until_it_is_taken_out() {
         let name = |number: u64| ChannelName::parse(&format!("c{number}"), 200).unwrap();
-        let held = |acked| HeldChannel { acked, socket: SocketId { node: 1, number: 1 } };
+        let held = |acked| HeldChannel { acked, is_current: true };
         let mut all: HeldChannels = [(name(5), held(5)), (name(3), held(3))].into_iter().collect();
         (0..10).for_each(|number| all.insert(name(number), held(number)));
         assert_eq!(all.len(), 10);
@@ -181,17 +185,17 @@ mod tests {
     #[test]
     fn one_channel_has_no_list_however_it_came_to_be_the_only_one() {
         let name = |number: u64| ChannelName::parse(&format!("c{number}"), 200).unwrap();
-        let held = |number| HeldChannel { acked: 1, socket: SocketId { node: 1, number } };
+        let held = |number| HeldChannel { acked: 1, is_current: number == 3 };
         let mut all = HeldChannels::default();
         assert!(!all.remove(&name(1)) && all.bytes() == 0);
         for round in 0..3 {
             (1..=3).for_each(|number| all.insert(name(number), held(number)));
             assert!(all.remove(&name(2)) && all.len() == 2);
-            assert_eq!(all.take_beside(SocketId { node: 1, number: 3 }), [name(1)], "{round}");
+            assert_eq!(all.take_old(), [name(1)], "{round}");
             assert!(matches!(&all, HeldChannels::One((one, _)) if *one == name(3)));
             assert!(all.get(&name(3)).is_some() && all.get(&name(1)).is_none());
             assert!(all.remove(&name(3)) && all.len() == 0);
         }
-        assert!(size_of::<HeldChannels>() <= 40, "each client has one");
+        assert!(size_of::<HeldChannels>() <= 32, "each client has one");
     }
 }

@@ -2,6 +2,7 @@
 //! All logs of an app share a limit in bytes; the oldest event of any channel is dropped first. The clients are in
 //! `clients.rs`.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -137,11 +138,13 @@ impl ChannelLogs {
         self.held.sub_bytes(bytes);
     }
 
-    /// Counts one more client that holds the channel; the number of its last event.
-    pub(super) fn hold_channel(&mut self, channel: &ChannelName) -> u64 {
-        if let Some(log) = self.channels.get_mut(channel) {
+    /// Counts one more client that holds the channel; the number of its last event, and the name as all of them share
+    /// it: a name of its own would take each client more than all else of the channel.
+    pub(super) fn hold_channel(&mut self, channel: &ChannelName) -> (u64, ChannelName) {
+        if let Entry::Occupied(mut place) = self.channels.entry(channel.clone()) {
+            let log = place.get_mut();
             log.holders += 1;
-            return log.last;
+            return (log.last, place.key().clone());
         }
         self.generations = self.generations.wrapping_add(1);
         let log = ChannelLog {
@@ -154,7 +157,7 @@ impl ChannelLogs {
         };
         self.channels.insert(channel.clone(), log);
         self.held.add_bytes(LOG_BYTES);
-        self.highest
+        (self.highest, channel.clone())
     }
 
     /// Counts one less. The last takes the log with it.
@@ -188,13 +191,15 @@ impl ChannelLogs {
         seconds: u32,
         (bounds, lost): (LogBounds, &mut u64),
     ) -> u64 {
-        let Some(log) = self.channels.get_mut(channel) else { return 0 };
+        let Entry::Occupied(mut place) = self.channels.entry(channel.clone()) else { return 0 };
+        let channel = place.key().clone();
+        let log = place.get_mut();
         log.last += 1;
         let (number, generation) = (log.last, log.generation);
         let event = LoggedEvent { frame: frame.clone(), except };
         let bytes = event.bytes();
         log.events.push_back(event);
-        self.order.push_back(LogExpiryEntry { channel: channel.clone(), generation, seconds });
+        self.order.push_back(LogExpiryEntry { channel, generation, seconds });
         self.add_bytes(bytes);
         // An event larger than the bound goes at once, after all others.
         while self.bytes > bounds.bytes && self.drop_oldest() {
@@ -342,12 +347,22 @@ mod tests {
     }
 
     #[test]
+    fn each_client_had_a_name_of_its_own_for_a_channel_that_all_hold() {
+        let mut logs = ChannelLogs::default();
+        let [first, second] = [(), ()].map(|()| logs.hold_channel(&channel("a")).1);
+        assert!(std::ptr::eq(first.as_str(), second.as_str()));
+        let (frame, mut lost) = (Bytes::from_static(b"1"), 0);
+        logs.append_event(&channel("a"), &frame, None, 1, (WIDE, &mut lost));
+        assert!(std::ptr::eq(logs.order[0].channel.as_str(), first.as_str()));
+    }
+
+    #[test]
     fn a_channel_that_nobody_holds_is_not_logged() {
         let mut logs = ChannelLogs::default();
         assert_eq!(append(&mut logs, "a", "x", WIDE), (0, 0));
-        assert_eq!(logs.hold_channel(&channel("a")), 0);
+        assert_eq!(logs.hold_channel(&channel("a")).0, 0);
         assert_eq!(append(&mut logs, "a", "x", WIDE), (1, 0));
-        assert_eq!(logs.hold_channel(&channel("a")), 1);
+        assert_eq!(logs.hold_channel(&channel("a")).0, 1);
         logs.release_channel(&channel("a"));
         assert_eq!(append(&mut logs, "a", "y", WIDE), (2, 0));
         assert_eq!(logs.bytes(), 2 * (1 + EVENT_BYTES));
@@ -377,7 +392,7 @@ mod tests {
     fn the_oldest_event_of_all_channels_goes_first_and_leaves_a_gap() {
         let bounds = LogBounds { bytes: 2 * (1 + EVENT_BYTES), seconds: 100 };
         let mut logs = ChannelLogs::default();
-        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold_channel(&channel(name)), 0));
+        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold_channel(&channel(name)).0, 0));
         assert_eq!(append(&mut logs, "a", "1", bounds), (1, 0));
         assert_eq!(append(&mut logs, "b", "2", bounds), (1, 0));
         assert_eq!(append(&mut logs, "b", "3", bounds), (2, 1));
@@ -392,10 +407,10 @@ mod tests {
     #[test]
     fn a_log_that_was_given_up_leaves_nothing_to_a_later_one() {
         let mut logs = ChannelLogs::default();
-        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold_channel(&channel(name)), 0));
+        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold_channel(&channel(name)).0, 0));
         append(&mut logs, "a", "1", WIDE);
         logs.release_channel(&channel("a"));
-        assert_eq!(logs.hold_channel(&channel("a")), 1, "numbers are never used again");
+        assert_eq!(logs.hold_channel(&channel("a")).0, 1, "numbers are never used again");
         assert_eq!(append(&mut logs, "a", "2", WIDE), (2, 0));
         let bounds = LogBounds { bytes: 0, seconds: 100 };
         assert_eq!(append(&mut logs, "b", "3", bounds), (1, 2), "one of a, and itself");

@@ -3,6 +3,7 @@
 //! `resumption.rs`.
 
 mod acknowledge;
+mod client;
 mod clients;
 pub(in crate::hub) mod deliveries;
 mod estate;
@@ -30,7 +31,8 @@ use crate::protocol::socket_id::SocketId;
 
 use log::ChannelLogs;
 
-pub use clients::{ClientArrival, OpenConnection, ReplacedConnection, SubscriptionState};
+pub use client::OpenConnection;
+pub use clients::{ClientArrival, ReplacedConnection, SubscriptionState};
 pub use estate::{LeftClient, LeftEvent, ResumeEstate};
 pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
 pub use travelling::{ClientState, TakenUp, UNKNOWN};

@@ -13,6 +13,14 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
 
 impl Worker {
+    /// The channel's name as its subscribers here share it.
+    pub fn shared_name(&self, connection: &Connection, name: &ChannelName) -> ChannelName {
+        let channels = self.channels.borrow();
+        let local = channels.find(&connection.directory, name.as_str());
+        let channel = local.and_then(|local| channels.get(local));
+        channel.map_or_else(|| name.clone(), |channel| channel.name.clone())
+    }
+
     /// What comes in on the channel waits from now on, for the connection, until the log was read.
     pub fn hold_back(&self, connection: &Rc<Connection>, name: &ChannelName) {
         let local = self.channels.borrow().find(&connection.directory, name.as_str());

@@ -6,7 +6,7 @@ use std::hash::BuildHasher as _;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::clients::ResumableClient;
+use super::client::ResumableClient;
 use crate::protocol::resume_token::ResumeToken;
 
 /// Each client has its own token, so that a place in the table, of which there may be twice as many as clients, is one

@@ -3,18 +3,14 @@
 
 use smallvec::SmallVec;
 
-use super::clients::{
-    ClientArrival, OpenConnection, ReplacedConnection, ResumableClient, ResumableClients,
-};
+use super::client::{OpenConnection, ResumableClient, TO_TELL};
+use super::clients::{ClientArrival, ReplacedConnection, ResumableClients};
 use super::held::{HeldChannel, channel_bytes};
 use super::{ResumeFigures, ResumeRegistry};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
-
-/// No connection has this.
-const NO_SOCKET: SocketId = SocketId { node: 0, number: 0 };
 
 /// What a client has acknowledged of a channel that it holds for all that is known, but nobody knows how far.
 pub const UNKNOWN: u64 = u64::MAX;
@@ -62,12 +58,12 @@ impl TakenUp {
 }
 
 impl ResumableClient {
-    /// As it is handed to another node or process.
-    pub(super) fn state(&self) -> ClientState {
+    /// As it is handed to another node or process by this one, which gave its connections the number `node`.
+    pub(super) fn state(&self, node: u64) -> ClientState {
         let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
         let mut sockets = SmallVec::from(self.sockets());
-        sockets.extend(self.current.as_ref().map(|open| (open.socket(), u32::MAX)));
-        let (users, answers, forgotten) = (self.users().into(), self.answers, self.forgotten());
+        sockets.extend(self.current.as_ref().map(|open| (open.socket(node), u32::MAX)));
+        let (users, answers, forgotten) = (self.users().into(), self.answers(), self.forgotten());
         ClientState { channels: channels.collect(), sockets, users, answers, forgotten }
     }
 }
@@ -77,9 +73,9 @@ impl ResumableClients {
     pub(super) fn note_change(&mut self, token: &ResumeToken) {
         if let Some(client) = self.by_token.get_mut(token)
             && client.told > 0
-            && !client.is_changed
+            && client.told != TO_TELL
         {
-            client.is_changed = true;
+            client.told = TO_TELL;
             self.changed.push(token.clone());
         }
     }
@@ -94,10 +90,10 @@ impl ResumableClients {
     ) -> TakenUp {
         let Some(client) = self.current_client(token, socket) else { return TakenUp::Told };
         if let Some(held) = client.channels.get_mut(channel) {
-            if held.socket == socket {
+            if held.is_current {
                 return TakenUp::Told;
             }
-            held.socket = socket;
+            held.is_current = true;
             // Said once: from here on it is known how far the client has heard the channel.
             if held.acked == UNKNOWN {
                 held.acked = end;
@@ -106,7 +102,7 @@ impl ResumableClients {
             }
             return TakenUp::Held(held.acked);
         }
-        client.channels.insert(channel.clone(), HeldChannel { acked: end, socket });
+        client.channels.insert(channel.clone(), HeldChannel { acked: end, is_current: true });
         self.held.add_bytes(channel_bytes(channel));
         self.note_change(token);
         TakenUp::New
@@ -120,21 +116,22 @@ impl ResumableClients {
         users: SmallVec<[UserId; 1]>,
         unanswered: bool,
     ) -> Option<ClientState> {
+        let node = self.node;
         let client = self.by_token.get_mut(token)?;
         client.end_socket(socket, now);
-        if client.current.as_ref().is_none_or(|current| current.socket() != socket) {
+        if !client.has_socket(socket, node) {
             return None;
         }
         let mut client = self.by_token.remove(token)?;
         self.held.sub_bytes(client.bytes());
-        drop(client.take_old_channels(socket, now));
+        drop(client.take_old_channels(now));
         client.set_users(users);
-        let mut state = client.state();
+        let mut state = client.state(node);
         for (_, ended) in state.sockets.iter_mut().filter(|(one, _)| *one == socket) {
             *ended = now;
         }
         // As on one node: a client that never answered a ping is not waited for.
-        if unanswered && !client.answers {
+        if unanswered && !state.answers {
             state.channels.clear();
             state.forgotten = 0;
         }
@@ -156,19 +153,21 @@ impl ResumeRegistry {
         let mut arrived = clients.connect_client(token, connection);
         if let Some(client) = clients.by_token.get_mut(token) {
             if let Some(state) = state.filter(|_| !arrived.known) {
-                let held = |(name, acked)| (name, HeldChannel { acked, socket: NO_SOCKET });
+                let held = |(name, acked)| (name, HeldChannel { acked, is_current: false });
                 client.channels = state.channels.into_iter().map(held).collect();
                 clients.held.add_bytes(client.channels.bytes());
                 for (socket, ended) in state.sockets {
                     client.add_socket(socket, ended);
                 }
                 client.set_users(state.users);
-                client.answers = state.answers;
+                client.set_answers(state.answers);
                 client.set_forgotten(state.forgotten);
                 arrived.known = true;
             }
             // 0 would mean that other nodes know nothing of the client.
-            client.told = now.max(1);
+            if client.told != TO_TELL {
+                client.told = now.max(1);
+            }
         }
         clients.note_change(token);
         drop(guard);
@@ -229,18 +228,18 @@ impl ResumeRegistry {
     pub fn take_changed(&self, now: u32, every: u32) -> Vec<(ResumeToken, ClientState)> {
         let mut guard = self.lock();
         let clients = &mut guard.content.clients;
+        let node = clients.node;
         let mut changed = std::mem::take(&mut clients.changed);
         let is_due = |client: &ResumableClient| {
-            client.told > 0 && !client.is_changed && now.saturating_sub(client.told) >= every
+            client.told > 0 && client.told != TO_TELL && now.saturating_sub(client.told) >= every
         };
         let due = clients.by_token.iter().filter(|client| is_due(client));
         changed.extend(due.map(|client| client.token.clone()));
         let mut states = Vec::with_capacity(changed.len());
         for token in changed {
             if let Some(client) = clients.by_token.get_mut(&token) {
-                client.is_changed = false;
                 client.told = now.max(1);
-                let state = client.state();
+                let state = client.state(node);
                 states.push((token, state));
             }
         }

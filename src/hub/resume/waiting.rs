@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use super::clients::{ResumableClient, ResumableClients};
+use super::client::ResumableClient;
+use super::clients::ResumableClients;
 use super::held::channel_bytes;
 use super::log::ChannelLogs;
 use crate::protocol::channel::ChannelName;
@@ -55,9 +56,10 @@ impl WaitingClients {
     /// One more waits, whose last connection was `socket`.
     pub(super) fn add_client(&mut self, socket: SocketId, client: &mut ResumableClient) {
         let bytes = client.bytes();
-        client.is_large = bytes > LARGE_BYTES;
+        let is_large = bytes > LARGE_BYTES;
+        client.set_large(is_large);
         self.clients += 1;
-        let line = self.line(client.is_large);
+        let line = self.line(is_large);
         line.bytes += bytes;
         line.order.push_back((client.token.clone(), socket));
     }
@@ -65,13 +67,13 @@ impl WaitingClients {
     /// One that waited does so no more.
     pub(super) fn remove_client(&mut self, client: &ResumableClient) {
         self.clients -= 1;
-        self.line(client.is_large).bytes -= client.bytes();
+        self.line(client.is_large()).bytes -= client.bytes();
     }
 
     /// A client, which may be among them, holds a channel no more.
     pub(super) fn note_given_up(&mut self, client: &ResumableClient, channel: &ChannelName) {
         if client.current.is_none() {
-            self.line(client.is_large).bytes -= channel_bytes(channel);
+            self.line(client.is_large()).bytes -= channel_bytes(channel);
         }
     }
 

@@ -27,7 +27,7 @@ use fanfare::node::{
 };
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::member::UserId;
-use fanfare::protocol::resume_token::ResumeToken;
+use fanfare::protocol::resume_token::PresentedToken;
 use fanfare::protocol::socket_id::SocketId;
 use fanfare::session::Session;
 use fanfare::socket::{self, Socket, http_session};
@@ -121,8 +121,8 @@ impl Memory {
 
     /// A connection of the client with that token, greeted.
     pub fn connect_as(&self, worker: usize, token: &str) -> Talk {
-        let token = ResumeToken::parse(token).unwrap();
-        self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token);
+        let token = PresentedToken::parse(token).unwrap();
+        self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token.token);
         let talk = self.connect(worker);
         self.nodes[worker].go_on(&talk.connection, &token, None);
         talk
@@ -131,15 +131,15 @@ impl Memory {
     /// What a node finds out, of the others, of the client with that token before it is connected.
     pub fn claim(&self, worker: usize, token: &str) -> impl Future<Output = ClientClaim> + use<> {
         let (node, app) = (self.nodes[worker].clone(), self.app.clone());
-        let token = ResumeToken::parse(token).unwrap();
+        let token = PresentedToken::parse(token).unwrap();
         let others = self.shared.scope.others().unwrap().clone();
         async move { node.claim(&others, &app, &token).await }
     }
 
     /// A connection of the client with that token, after what was found out of it.
     pub fn connect_claimed(&self, worker: usize, token: &str, claim: ClientClaim) -> Talk {
-        let token = ResumeToken::parse(token).unwrap();
-        self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token);
+        let token = PresentedToken::parse(token).unwrap();
+        self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token.token);
         let talk = self.connect(worker);
         self.nodes[worker].go_on(&talk.connection, &token, Some(claim));
         talk
