@@ -83,11 +83,11 @@ impl Worker {
             // Everything after a new frame is new as well.
             let is_new =
                 history == Sequence::None || is_newer_than_seen(connection, first.channel, history);
-            if is_new && (plain || !run.iter().any(|one| one.except == Some(connection.id))) {
+            if is_new && (plain || !run.iter().any(|one| connection.is_excluded(one.except))) {
                 self.give_frame(connection, second.pick_form(connection, run, &all, true), number);
                 deliveries += run.len();
             } else {
-                for one in run.iter().filter(|one| one.except != Some(connection.id)) {
+                for one in run.iter().filter(|one| !connection.is_excluded(one.except)) {
                     let is_new = history == Sequence::None
                         || is_newer_than_seen(connection, one.channel, one.history);
                     if !is_new {

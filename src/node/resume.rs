@@ -73,6 +73,7 @@ impl Node {
             self.shared.end_previous(directory, previous);
         }
         let resumption = Resumption::new(token.clone(), is_forgotten);
+        resumption.set_earlier(arrived.earlier);
         // Nobody else asks for it.
         if arrived.known && alive > 0 {
             resumption.set_alive(alive);

@@ -152,9 +152,8 @@ impl World {
         log.push(except);
         self.memory.publish_except(worker, channel, ("e", &number.to_string()), except);
         for client in &mut self.clients {
-            let own = client.talk.as_ref().map(Talk::id);
             if let Some(due) = client.due.get_mut(channel)
-                && (except.is_none() || own != except)
+                && !except.is_some_and(|id| client.sockets.contains(&id))
             {
                 due.push_back(number);
             }
@@ -209,8 +208,10 @@ fn run(chance: &mut Chance, steps: usize) {
             6 => world.unsubscribe(which, channel),
             7..=12 => world.publish(worker, channel, None),
             13 => {
+                // The one that it has, or one that it had.
                 let sockets: Vec<SocketId> = world.clients[which].sockets.iter().copied().collect();
-                let except = sockets.last().copied();
+                let back = chance.below(3);
+                let except = sockets.iter().rev().nth(back).or(sockets.last()).copied();
                 world.publish(worker, channel, except);
             }
             14..=15 => world.ping(chance),

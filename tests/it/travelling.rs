@@ -19,6 +19,7 @@ over_every_redis! {
     who_comes_back_to_another_node_hears_what_it_missed,
     what_was_acknowledged_is_not_told_again_though_the_old_connection_is_open_elsewhere,
     events_that_excluded_a_connection_of_the_client_are_not_told_it_on_another_node,
+    a_page_heard_its_own_event_once_it_had_a_newer_connection,
     a_right_that_was_taken_back_meanwhile_brings_nothing,
     a_log_that_does_not_reach_back_is_told_as_a_gap,
     who_comes_after_its_time_is_told_of_a_gap_and_nothing_is_left_of_it,
@@ -174,6 +175,31 @@ fn events_that_excluded_a_connection_of_the_client_are_not_told_it_on_another_no
     let (mut c, _) = back(&one, TOKEN, "pub");
     hears(&mut c, "pub", [2]);
     acknowledge(&mut c);
+}
+
+/// A page names the connection that it had when it asked its backend, which publishes once the page has come back.
+fn a_page_heard_its_own_event_once_it_had_a_newer_connection(cluster: &ClusterConfig) {
+    let [one, two] = two(cluster);
+    let (a, id) = back(&one, TOKEN, "pub");
+    drop(a);
+    is_empty(&two, "pub");
+    let (mut b, _) = back(&two, TOKEN, "pub");
+    let (mut other, other_id) = two.connect();
+    enter(&mut other, &other_id, "pub");
+    let own = |data: &str| {
+        let body = json!({ "name": "e", "channel": "pub", "data": data, "socket_id": id });
+        assert_eq!(one.api("POST", "events", &body.to_string()).status, 200);
+    };
+    own("1");
+    one.publish("pub", "e", "2");
+    hears(&mut b, "pub", [2]);
+    hears(&mut other, "pub", [1, 2]);
+    acknowledge(&mut b);
+    // The same once it has come back to where it was.
+    let (mut c, _) = back(&one, TOKEN, "pub");
+    own("3");
+    one.publish("pub", "e", "4");
+    hears(&mut c, "pub", [4]);
 }
 
 fn a_right_that_was_taken_back_meanwhile_brings_nothing(cluster: &ClusterConfig) {

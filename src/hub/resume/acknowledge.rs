@@ -54,7 +54,7 @@ impl Worker {
             let told = |one: &Delivery| {
                 connection.resumption().map_or(0, |it| it.delivered_up_to(one.channel))
             };
-            for one in run.iter().filter(|one| one.except != Some(connection.id)) {
+            for one in run.iter().filter(|one| !connection.is_excluded(one.except)) {
                 let is_known = one.number > 0 && one.number <= told(one);
                 let is_old = one.history != Sequence::None
                     && !is_newer_than_seen(connection, one.channel, one.history);

@@ -67,6 +67,11 @@ impl ResumableClient {
         self.past.as_deref().map_or(&[], |past| &past.sockets)
     }
 
+    /// The same without when they ended.
+    pub(super) fn earlier_sockets(&self) -> Vec<SocketId> {
+        self.sockets().iter().map(|one| one.0).collect()
+    }
+
     pub(super) fn add_socket(&mut self, socket: SocketId, ended: u32) {
         let sockets = &mut self.past.get_or_insert_default().sockets;
         if sockets.len() >= MAX_SOCKETS {

@@ -50,6 +50,8 @@ pub struct ClientArrival {
     pub previous: Option<ReplacedConnection>,
     /// It was here before and has not been forgotten.
     pub known: bool,
+    /// The connections that it has had.
+    pub earlier: Vec<SocketId>,
 }
 
 /// What a subscription of a client finds.
@@ -121,7 +123,12 @@ impl ResumableClients {
             // `u32::MAX` stands for an end that has not come; `end_socket` puts the second in.
             client.add_socket(previous.socket(), u32::MAX);
         }
-        ClientArrival { previous: previous.map(|open| self.replace_connection(open)), known }
+        let earlier = client.earlier_sockets();
+        ClientArrival {
+            previous: previous.map(|open| self.replace_connection(open)),
+            known,
+            earlier,
+        }
     }
 
     /// Notes whether nobody knows what the client held before; whether that holds still at second

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::resumption::Resumption;
 use crate::hub::connection::Connection;
 use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
 
 /// Bytes of what a client has missed that wait in the outbox at a time, about.
 const FED_BYTES: usize = 64 << 10;
@@ -21,6 +22,14 @@ impl Connection {
     pub fn set_resumption(&self, resumption: Resumption) {
         // A connection is made a client's once, so the cell is empty.
         let _ = self.resumption.set(Box::new(resumption));
+    }
+
+    /// Whether what `except` is not to get is not for this connection: it is that one, or its page's next. A page
+    /// names the connection that it had while it makes a request, and may have another before the backend publishes.
+    pub(in crate::hub) fn is_excluded(&self, except: Option<SocketId>) -> bool {
+        except.is_some_and(|socket| {
+            socket == self.id || self.resumption().is_some_and(|resumption| resumption.had(socket))
+        })
     }
 
     /// Whom it is signed in or present as.

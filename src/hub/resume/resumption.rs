@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::hub::handles::ChannelHandle;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::socket_id::SocketId;
 
 /// The shortest time between two pings for the sake of an acknowledgement.
 pub const MIN_PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -71,6 +72,8 @@ struct CatchingUp {
     held_back: Vec<HeldBack>,
     /// When it was known last that nothing was lost of what its client holds, by the time of Redis.
     alive: u64,
+    /// Connections that its client has had: what is not for them is not for it.
+    earlier: Vec<SocketId>,
 }
 
 /// Frames that wait outside of the outbox, so that its cap does not count what was missed.
@@ -187,6 +190,18 @@ impl Resumption {
     /// The same, of a client that held anything before.
     pub fn alive(&self) -> u64 {
         self.read(|it| it.alive)
+    }
+
+    /// Notes which connections its client has had.
+    pub fn set_earlier(&self, earlier: Vec<SocketId>) {
+        if !earlier.is_empty() {
+            self.change(|it| it.earlier = earlier);
+        }
+    }
+
+    /// Whether its client had that connection before.
+    pub(super) fn had(&self, socket: SocketId) -> bool {
+        self.read(|it| it.earlier.contains(&socket))
     }
 
     /// Whether its end is to be noted, once.

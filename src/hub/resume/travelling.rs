@@ -163,6 +163,7 @@ impl ResumeRegistry {
                 client.set_answers(state.answers);
                 client.set_forgotten(state.forgotten);
                 arrived.known = true;
+                arrived.earlier = client.earlier_sockets();
             }
             // 0 would mean that other nodes know nothing of the client.
             if client.told != TO_TELL {
