@@ -243,6 +243,10 @@ impl HttpService {
                     verdict,
                 )?);
             }
+            // A token of no characters is refused as others are that are too short.
+            ["resume", "app", key] if prefixed && method == Method::GET => {
+                return Ok(self.upgrade_socket(parts, &percent_decode(key), Some(""), verdict)?);
+            }
             ["app", _] | ["resume", _, "app", _] if prefixed => {
                 return Err(Error::MethodNotAllowed("GET, OPTIONS").into());
             }

@@ -28,6 +28,8 @@ pub(super) enum Bequest {
         app: AppId,
         /// The highest number of a log that was given up: new logs begin above it.
         highest: u64,
+        /// For how many seconds nobody was forgotten before their time; none if that never happened.
+        complete_for: Option<u32>,
     },
     /// How far a channel's log has come, whether or not events of it are left.
     Channel {
@@ -77,10 +79,11 @@ impl Bequest {
         out.put_u32(0);
         out.put_u8(VERSION);
         match self {
-            Self::App { app, highest } => {
+            Self::App { app, highest, complete_for } => {
                 out.put_u8(0);
                 put_text(out, app.as_str());
                 out.put_u64(*highest);
+                out.put_u32(complete_for.unwrap_or(u32::MAX));
             }
             Self::Channel { channel, last } => {
                 out.put_u8(1);
@@ -265,7 +268,11 @@ impl BequestReader {
         // Another version's layout may differ in any field, so nothing of it is read.
         let [VERSION, kind] = self.take_array()? else { return None };
         Some(match kind {
-            0 => Bequest::App { app: self.take_app()?, highest: self.take_u64()? },
+            0 => Bequest::App {
+                app: self.take_app()?,
+                highest: self.take_u64()?,
+                complete_for: Some(self.take_u32()?).filter(|seconds| *seconds < u32::MAX),
+            },
             1 => Bequest::Channel { channel: self.take_channel()?, last: self.take_u64()? },
             2 => Bequest::Event(LeftEvent {
                 channel: self.take_channel()?,
@@ -315,7 +322,8 @@ mod tests {
         };
         let frame = Bytes::from_static(b"\x81\x02{}");
         vec![
-            Bequest::App { app: app.clone(), highest: u64::MAX },
+            Bequest::App { app: app.clone(), highest: u64::MAX, complete_for: None },
+            Bequest::App { app: app.clone(), highest: 0, complete_for: Some(7) },
             Bequest::Channel { channel: name("private-a"), last: 4 },
             Bequest::Event(LeftEvent { channel: name("a"), age: 3, except: Some(socket), frame }),
             Bequest::Client(LeftClient { token: token(), gone: 4, state }),

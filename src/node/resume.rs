@@ -63,8 +63,9 @@ impl Node {
                 let arrived = directory.resume.connect_client(token, open);
                 let window = app.features.resume;
                 let now = self.hub().seconds_since_start();
-                let crowded = directory.resume.crowded_ago(now);
-                let is_unsure = !arrived.known && self.may_have_missed(presented, window, crowded);
+                let complete_for = directory.resume.complete_for(now);
+                let is_unsure =
+                    !arrived.known && self.may_have_missed(presented, window, complete_for);
                 let is_forgotten = directory.resume.note_forgotten(token, is_unsure, (now, window));
                 (arrived, is_forgotten, 0)
             }
@@ -82,20 +83,20 @@ impl Node {
     }
 
     /// Whether a client that nobody knows may have been here before: by its token's time it is older than
-    /// what is remembered, or than this server, or was made before the last one was forgotten that was not to be yet,
-    /// `crowded` seconds ago.
+    /// what is remembered, than this server, or than the `complete_for` seconds in which nobody was forgotten who may
+    /// come back.
     /// Such a client is told of a gap on each channel, and fetches what it shows; one that is new has missed
     /// nothing.
     fn may_have_missed(
         &self,
         presented: &PresentedToken,
         window: Duration,
-        crowded: Option<u32>,
+        complete_for: Option<u32>,
     ) -> bool {
         let Some(age) = token_age(presented) else { return false };
-        let is_crowded = crowded
+        let is_incomplete = complete_for
             .is_some_and(|ago| age.saturating_add(START_SLACK) >= Duration::from_secs(ago.into()));
-        age > window || is_crowded || age > self.hub().age().saturating_add(START_SLACK)
+        age > window || is_incomplete || age > self.hub().age().saturating_add(START_SLACK)
     }
 
     /// The events that a client has missed on a channel that it has just subscribed to. Read under the log's lock:

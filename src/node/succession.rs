@@ -225,12 +225,12 @@ impl ServerState {
         let (mut counts, mut out) = ((0, 0), Vec::with_capacity(CHUNK));
         for (app, directory) in self.hub.directories() {
             let estate = directory.resume.leave_estate(self.hub.seconds_since_start());
-            let ResumeEstate { highest, channels, events, clients } = estate;
+            let ResumeEstate { highest, complete_for, channels, events, clients } = estate;
             counts.0 += clients.len();
             counts.1 += events.len();
             let channels =
                 channels.into_iter().map(|(channel, last)| Bequest::Channel { channel, last });
-            let all = std::iter::once(Bequest::App { app, highest })
+            let all = std::iter::once(Bequest::App { app, highest, complete_for })
                 .chain(channels)
                 .chain(events.into_iter().map(Bequest::Event))
                 .chain(clients.into_iter().map(Bequest::Client));
@@ -259,8 +259,9 @@ impl ServerState {
         loop {
             let estate = estates.last_mut().map(|(_, estate)| estate);
             match (Bequest::read_from(line)?, estate) {
-                (Some(Bequest::App { app, highest }), _) => {
-                    estates.push((app, ResumeEstate { highest, ..ResumeEstate::default() }));
+                (Some(Bequest::App { app, highest, complete_for }), _) => {
+                    let estate = ResumeEstate { highest, complete_for, ..ResumeEstate::default() };
+                    estates.push((app, estate));
                 }
                 (Some(Bequest::Channel { channel, last }), Some(estate)) => {
                     estate.channels.push((channel, last));
@@ -277,11 +278,14 @@ impl ServerState {
         }
         let (mut clients, mut events) = (0, 0);
         for (app, estate) in estates {
+            let now = self.hub.seconds_since_start();
             if self.is_resumable(&app) {
                 clients += estate.clients.len();
                 events += estate.events.len();
-                let now = self.hub.seconds_since_start();
                 self.hub.directory(&app).resume.enter_estate(estate, now);
+            } else if !estate.clients.is_empty() {
+                // It may be found later, or be given a window again.
+                self.hub.directory(&app).resume.note_incomplete(now);
             }
         }
         if clients > 0 {

@@ -85,10 +85,16 @@ impl ClientClaim {
     }
 }
 
-/// `None` for a token without a time in it.
+/// By how much a page's clock may be fast before its token's time says nothing.
+const CLOCK_LEAD: Duration = Duration::from_secs(5);
+
+/// `None` for a token without a time in it. Whose clock is fast may be of any age: such a page is told of a gap rather
+/// than of none where nobody knows it.
 pub(super) fn token_age(presented: &PresentedToken) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    presented.made_at.map(|made| now.saturating_sub(Duration::from_secs(made)))
+    let made = Duration::from_secs(presented.made_at?);
+    let is_fast = made > now.saturating_add(CLOCK_LEAD);
+    Some(if is_fast { Duration::MAX } else { now.saturating_sub(made) })
 }
 
 impl Node {

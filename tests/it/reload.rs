@@ -1,6 +1,10 @@
 //! Apps that change while their clients are connected: each goes on with what is new or ends with its
 //! app, and nobody else notices.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fanfare::app::AppId;
+
 use crate::support::eventually;
 use crate::support::fixture::{established, target, trigger};
 use crate::support::http::Http;
@@ -67,6 +71,42 @@ fn apps_come_and_go_and_others_do_not_notice() {
     assert_eq!(["1", "2", "3", "4"].map(|id| publish(&site, id, "s")), [200, 404, 403, 200]);
     let mut refused = Client::open(site.fixture.addr, &target("key-3"), &[]).unwrap();
     assert!(refused.hear_text().contains(r#""code":4003"#));
+}
+
+/// Nobody was waited for meanwhile, and once it was on again, its page was taken for new.
+#[test]
+fn a_page_that_was_away_while_resume_was_off_had_no_gap() {
+    let with_window = |window: &str| app("1", "s", &format!("resume = {window:?}"));
+    let site = Site::start("resume", &[FILE, ("apps.toml", &with_window("2m"))]);
+    let mut reloader = site.reloader();
+    let come = |token: &str| {
+        let path = format!("/resume/{token}/app/key-1?protocol=7");
+        let mut client = Client::open(site.fixture.addr, &path, &[]).unwrap();
+        established(&client.hear_text()).unwrap();
+        client.send_text(r#"{"event":"pusher:subscribe","data":{"channel":"c"}}"#);
+        assert!(client.hear_text().contains("subscription_succeeded"));
+        client
+    };
+    let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let token = format!("{made}-0123456789abcdef");
+    let waiting = |expected: usize| {
+        let directory = site.fixture.running().shared().hub.directory(&AppId::new("1"));
+        eventually(|| match directory.resume.occupancy().0 {
+            found if found == expected => Ok(()),
+            found => Err(format!("{found} wait")),
+        })
+        .unwrap();
+    };
+    drop(come(&token));
+    waiting(1);
+    site.write("apps.toml", &with_window("0s"));
+    reloader.reload();
+    waiting(0);
+    assert_eq!(publish(&site, "1", "s"), 200);
+    site.write("apps.toml", &with_window("2m"));
+    reloader.reload();
+    let mut client = come(&token);
+    assert_eq!(client.hear_text(), r#"{"event":"resume:gap","channel":"c","data":"{}"}"#);
 }
 
 #[test]

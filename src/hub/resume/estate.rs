@@ -16,6 +16,8 @@ use crate::protocol::socket_id::SocketId;
 pub struct ResumeEstate {
     /// The highest number of a log that was given up.
     pub highest: u64,
+    /// For how many seconds nobody was forgotten before their time; none if that never happened.
+    pub complete_for: Option<u32>,
     /// Channels that have a log, each with the number of its last event.
     pub channels: Vec<(ChannelName, u64)>,
     /// The last events of these channels, oldest first.
@@ -49,11 +51,12 @@ impl ResumeRegistry {
     /// Takes out all that is known at second `now`. Events are kept no more from then on, and no client comes back.
     pub fn leave_estate(&self, now: u32) -> ResumeEstate {
         let mut state = self.lock();
+        let complete_for = state.content.clients.complete_for(now);
         let ResumeState { clients, logs } = std::mem::take(&mut state.content);
         state.is_left = true;
         drop(state);
         let (highest, channels, events) = logs.into_parts(now);
-        ResumeEstate { highest, channels, events, clients: clients.into_left(now) }
+        ResumeEstate { highest, complete_for, channels, events, clients: clients.into_left(now) }
     }
 
     /// Puts in what another process has left, at second `now`. Nobody has come here yet.
@@ -61,6 +64,9 @@ impl ResumeRegistry {
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut state.content;
         logs.begin_after(estate.highest);
+        if let Some(ago) = estate.complete_for {
+            clients.waiting.note_incomplete(now.saturating_sub(ago));
+        }
         for (channel, last) in &estate.channels {
             logs.restore_channel(channel, *last);
         }
@@ -224,6 +230,36 @@ mod tests {
             assert_eq!(missed.frames, expected);
             assert_eq!((missed.gap, missed.last), (false, 4));
         }
+    }
+
+    #[test]
+    fn whom_the_process_before_had_forgotten_was_not_told_of_a_gap() {
+        let (old, new) = (ResumeRegistry::default(), ResumeRegistry::default());
+        old.expire_clients(10, Duration::from_secs(20), BOUNDS);
+        assert_eq!(old.complete_for(10), None);
+        old.note_incomplete(12);
+        new.enter_estate(old.leave_estate(30), 40);
+        assert_eq!(new.complete_for(41), Some(19));
+    }
+
+    #[test]
+    fn who_went_while_fewer_were_waited_for_was_taken_for_new() {
+        let registry = ResumeRegistry::default();
+        let expire =
+            |now, window| registry.expire_clients(now, Duration::from_secs(window), BOUNDS);
+        let token = token("1");
+        let socket = connect(&registry, &token, 1);
+        registry.subscribe_client(&token, socket, &name("a"));
+        registry.note_ended(&token, (socket, 10), [].into_iter().collect(), (false, BOUNDS));
+        [(11, 20), (12, 20)].into_iter().for_each(|(now, window)| expire(now, window));
+        assert_eq!(registry.complete_for(12), None);
+        expire(13, 1);
+        assert_eq!((registry.complete_for(13), registry.occupancy().0), (None, 0));
+        expire(14, 20);
+        assert_eq!(registry.complete_for(15), Some(1), "it may have gone before that");
+        expire(16, 0);
+        expire(17, 20);
+        assert_eq!(registry.complete_for(20), Some(3));
     }
 
     #[test]

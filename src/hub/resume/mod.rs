@@ -38,7 +38,7 @@ pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
 pub use travelling::{ClientState, TakenUp, UNKNOWN};
 
 /// The resumable clients of one app, and the logs of what they hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ResumeRegistry {
     /// Held while an event is numbered and put into inboxes, so that its number is its place.
     state: Mutex<RegistryState>,
@@ -46,11 +46,13 @@ pub struct ResumeRegistry {
     pub figures: ResumeFigures,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct RegistryState {
     content: ResumeState,
     /// Another process goes on with it, so that nothing is kept here any more.
     is_left: bool,
+    /// For how many seconds clients were waited for when that was last looked at.
+    window: u32,
 }
 
 #[derive(Debug, Default)]
@@ -111,13 +113,19 @@ impl ResumeFigures {
     }
 }
 
+impl Default for ResumeRegistry {
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
 impl ResumeRegistry {
     /// An empty one, whose bytes are counted in `held` too.
     pub fn new(held: Arc<HeldBytes>) -> Self {
         let clients = clients::ResumableClients { held: held.clone(), ..Default::default() };
         let content = ResumeState { clients, logs: ChannelLogs::new(held) };
-        let state = RegistryState { content, is_left: false };
-        Self { state: Mutex::new(state), ..Self::default() }
+        let state = RegistryState { content, is_left: false, window: u32::MAX };
+        Self { state: Mutex::new(state), figures: ResumeFigures::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, RegistryState> {
@@ -247,10 +255,15 @@ impl ResumeRegistry {
         ResumeFigures::add_count(&self.figures.crowded, forgotten.crowded);
     }
 
-    /// How long ago, at second `now`, the last client was forgotten before its time. A client that nobody knows and that
-    /// is older may have been it.
-    pub fn crowded_ago(&self, now: u32) -> Option<u32> {
-        self.lock().content.clients.crowded_ago(now)
+    /// For how many seconds, at second `now`, nobody was forgotten before their time; none if that never happened. A
+    /// client that nobody knows and that is older may have been forgotten.
+    pub fn complete_for(&self, now: u32) -> Option<u32> {
+        self.lock().content.clients.complete_for(now)
+    }
+
+    /// Notes that until second `now` clients may have been forgotten that are expected back.
+    pub fn note_incomplete(&self, now: u32) {
+        self.lock().content.clients.waiting.note_incomplete(now);
     }
 
     /// Takes channels from the clients that wait and were the user's.
@@ -264,7 +277,12 @@ impl ResumeRegistry {
     pub fn expire_clients(&self, now: u32, window: Duration, bounds: LogBounds) {
         let window = seconds(window);
         let mut state = self.lock();
+        let was = std::mem::replace(&mut state.window, window);
         let ResumeState { clients, logs } = &mut state.content;
+        // Whoever went while nobody, or only for less long, was waited for, may come back to a window that it fits in.
+        if window == 0 || was < window {
+            clients.waiting.note_incomplete(now);
+        }
         let forgotten = clients.expire_clients((now, window), bounds.bytes, logs);
         clients.expire_sockets(now, window);
         logs.expire_events(now, bounds);

@@ -25,9 +25,9 @@ pub(super) struct WaitingClients {
     small: WaitingLine,
     large: WaitingLine,
     clients: usize,
-    /// The second in which one of them was forgotten last for want of room: nobody knows what a client held that was
-    /// here before and is not known. 0: none was.
-    crowded: u32,
+    /// The second up to which what is known may be incomplete, since one was forgotten before its time, or none were
+    /// waited for: nobody knows what a client held that was here before and is not known. 0: it never was.
+    incomplete: u32,
 }
 
 /// Some of them.
@@ -79,7 +79,12 @@ impl WaitingClients {
 
     /// Nobody waits.
     pub(super) fn clear(&mut self) {
-        *self = Self { crowded: self.crowded, ..Self::default() };
+        *self = Self { incomplete: self.incomplete, ..Self::default() };
+    }
+
+    /// Notes that until second `now` some that went may have been forgotten who are expected back.
+    pub(super) fn note_incomplete(&mut self, now: u32) {
+        self.incomplete = now.max(1);
     }
 
     /// How many there are.
@@ -129,14 +134,14 @@ impl ResumableClients {
             }
         }
         if forgotten.crowded > 0 {
-            self.waiting.crowded = now.max(1);
+            self.waiting.note_incomplete(now);
         }
         forgotten
     }
 
-    /// Seconds since the last one was forgotten before its time; none if none was.
-    pub(super) fn crowded_ago(&self, now: u32) -> Option<u32> {
-        (self.waiting.crowded > 0).then(|| now.saturating_sub(self.waiting.crowded))
+    /// For how many seconds what is known has been complete, if that began after this process did.
+    pub(super) fn complete_for(&self, now: u32) -> Option<u32> {
+        (self.waiting.incomplete > 0).then(|| now.saturating_sub(self.waiting.incomplete))
     }
 
     /// What is known of earlier connections lasts as long as an event that was not for them.
