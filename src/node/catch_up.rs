@@ -14,6 +14,14 @@ const LIVENESS_SECONDS: u32 = 60;
 /// one without a necessary gap shows outdated state.
 pub(super) const START_SLACK: Duration = Duration::from_secs(1);
 
+/// Whether a page of that age may have been here `complete_for` seconds ago or earlier, before which some were forgotten
+/// that are expected back.
+pub(super) fn may_be_forgotten(age: Duration, complete_for: Option<u32>) -> bool {
+    let is_older =
+        |ago: u32| age.saturating_add(START_SLACK) >= Duration::from_secs(u64::from(ago));
+    complete_for.is_some_and(is_older)
+}
+
 /// The frames for a client that subscribes, in place of a cached event.
 #[derive(Debug)]
 pub(super) enum CatchUp {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::catch_up::{CatchUp, START_SLACK, log_bounds};
+use super::catch_up::{CatchUp, START_SLACK, log_bounds, may_be_forgotten};
 use super::travelling::{ClientClaim, token_age};
 use super::{Node, Publication, ServerState};
 use crate::app::App;
@@ -94,8 +94,7 @@ impl Node {
         complete_for: Option<u32>,
     ) -> bool {
         let Some(age) = token_age(presented) else { return false };
-        let is_incomplete = complete_for
-            .is_some_and(|ago| age.saturating_add(START_SLACK) >= Duration::from_secs(ago.into()));
+        let is_incomplete = may_be_forgotten(age, complete_for);
         age > window || is_incomplete || age > self.hub().age().saturating_add(START_SLACK)
     }
 

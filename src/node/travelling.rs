@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::catch_up::{CatchUp, START_SLACK};
+use super::catch_up::{CatchUp, START_SLACK, may_be_forgotten};
 use super::client_record::{self, ClientRecord, Times};
 use super::clustered::Clustered;
 use super::travellers::{Name, Traveller};
@@ -111,7 +111,8 @@ impl Node {
         let token = &presented.token;
         let name = (app.id.clone(), token.key());
         let alive = cluster.link().clock().now();
-        if self.hub().directory(&app.id).resume.is_connected(token) {
+        let directory = self.hub().directory(&app.id);
+        if directory.resume.is_connected(token) {
             return ClientClaim::new(cluster, alive);
         }
         let window = app.features.resume;
@@ -126,9 +127,12 @@ impl Node {
             // It is to come where somebody was forgotten just now for want of room. Whoever is the first of its app has
             // just set it.
             let is_crowded = since > cluster.link().clock().now().saturating_add(CLOCK_ERROR);
+            // Those that went from here while this node waited for nobody are in no record.
+            let complete_for = directory.resume.complete_for(self.hub().seconds_since_start());
             let is_before = |age: Duration| {
                 let known = Duration::from_micros(alive.saturating_sub(since));
-                age > window || is_crowded || age > known.saturating_add(START_SLACK)
+                let is_older = age > window || age > known.saturating_add(START_SLACK);
+                is_crowded || is_older || may_be_forgotten(age, complete_for)
             };
             let is_unsure = token_age(presented).is_some_and(is_before) || !has_ended;
             return ClientClaim { is_unsure, ..ClientClaim::new(cluster, alive) };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fanfare::app::App;
+use fanfare::app::{App, AppId};
 use fanfare::config::ClusterConfig;
 use serde_json::json;
 
@@ -268,5 +268,17 @@ fn who_was_forgotten_for_want_of_room_was_not_told_of_a_gap() {
     })
     .unwrap();
     let (mut b, _) = back(&two, &token, "pub");
+    assert_eq!(b.hear_text(), GAP);
+}
+
+/// An app's `resume` was off while a page was cut off, so that no record was written of it.
+#[test]
+fn who_went_while_its_node_waited_for_nobody_was_taken_for_new() {
+    let Some(redis) = Redis::start() else { return };
+    let [one, two] = two(&redis.cluster());
+    let (_a, _) = back(&two, &new_token(), "pub");
+    let hub = &one.running().shared().hub;
+    hub.directory(&AppId::new(ID)).resume.note_incomplete(hub.seconds_since_start());
+    let (mut b, _) = back(&one, &new_token().replace("abcdef", "fedcba"), "pub");
     assert_eq!(b.hear_text(), GAP);
 }
