@@ -211,7 +211,7 @@ fn run(chance: &mut Chance, steps: usize) {
                 // The one that it has, or one that it had.
                 let sockets: Vec<SocketId> = world.clients[which].sockets.iter().copied().collect();
                 let back = chance.below(3);
-                let except = sockets.iter().rev().nth(back).or(sockets.last()).copied();
+                let except = sockets.iter().rev().nth(back).or_else(|| sockets.last()).copied();
                 world.publish(worker, channel, except);
             }
             14..=15 => world.ping(chance),
