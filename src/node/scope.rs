@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::Node;
 use super::clustered::Clustered;
 use crate::app::{AppId, ChannelFull};
 use crate::cluster::Topic;
@@ -17,7 +18,7 @@ use crate::hub::directory::Directory;
 use crate::metrics::MetricsPage;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
-use crate::protocol::member::{Member, UserId};
+use crate::protocol::member::{Member, User, UserId};
 use crate::protocol::socket_id::SocketId;
 
 /// Whether there may be other nodes. Fixed when the server starts.
@@ -47,6 +48,29 @@ impl Scope {
         match self {
             Self::Alone => None,
             Self::Clustered(others) => Some(others),
+        }
+    }
+
+    /// Makes a user that signed in count as online. In a cluster only an app that `watches` users tells others.
+    pub(super) fn announce_online(
+        &self,
+        node: &Node,
+        connection: &Connection,
+        user: &User,
+        watches: bool,
+    ) {
+        match self {
+            Self::Clustered(others) if watches => node.go_online(others, connection, user),
+            Self::Clustered(_) => {}
+            Self::Alone => node.go_online_alone(connection, user, watches),
+        }
+    }
+
+    /// The same for a connection of the user that has ended.
+    pub(super) fn announce_offline(&self, node: &Node, connection: &Connection, user: &User) {
+        match self {
+            Self::Clustered(others) => node.go_offline(others, connection, user),
+            Self::Alone => node.go_offline_alone(connection, user),
         }
     }
 

@@ -48,11 +48,7 @@ impl Node {
             return Ok(());
         }
         let watches = app.features.watchlist;
-        match self.shared.scope.others() {
-            Some(others) if watches => self.go_online(others, connection, &user),
-            Some(_) => {}
-            None => self.go_online_alone(connection, &user, watches),
-        }
+        self.shared.scope.announce_online(self, connection, &user, watches);
         self.worker.set_user(connection, Some(user));
         self.emit_fact(Kind::SignedIn, connection, |fact| fact);
         self.shared.scope.note_users(connection);
@@ -61,10 +57,7 @@ impl Node {
 
     /// At the end of the connection.
     pub(super) fn sign_out(&self, connection: &Connection, user: &User) {
-        match self.shared.scope.others() {
-            Some(others) => self.go_offline(others, connection, user),
-            None => self.go_offline_alone(connection, user),
-        }
+        self.shared.scope.announce_offline(self, connection, user);
     }
 
     /// Announces changes of users that come and go too often for each change to be sent. Called once a second by

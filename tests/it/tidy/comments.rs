@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::{between_backticks, walk};
 
 /// Lines of documentation and of other comments for a thousand lines of code, tests left out; at least.
-const MIN_DOC: usize = 180;
-const MIN_INLINE: usize = 25;
+const MIN_DOC: usize = 190;
+const MIN_INLINE: usize = 30;
 
 #[test]
 fn the_code_is_explained() {

@@ -119,7 +119,8 @@ fn few_places_ask_whether_there_are_other_nodes() {
             continue;
         }
         for (number, line) in lines(&file) {
-            if line.contains("scope.others()") || line.contains("Scope::") {
+            if ["scope.others()", "scope.is_alone()", "Scope::"].iter().any(|it| line.contains(it))
+            {
                 places.push(format!("{}:{number}", file.display()));
             }
         }
@@ -207,11 +208,14 @@ fn a_type_name_occurs_once() {
 
 /// The type that a line at the outer level of a file declares.
 fn declared_type(line: &str) -> Option<String> {
+    // Whoever may see it: `pub`, `pub(super)`, `pub(in crate::hub)`.
+    let line = match line.strip_prefix("pub") {
+        Some(rest) if rest.starts_with('(') => rest.split_once(") ")?.1,
+        Some(rest) => rest.trim_start(),
+        None => line,
+    };
     let mut words = line.split(|c: char| !(c.is_alphanumeric() || "_()".contains(c)));
-    let mut word = words.next()?;
-    if word.starts_with("pub") {
-        word = words.find(|word| !word.ends_with(')'))?;
-    }
+    let word = words.next()?;
     let is_kind = ["struct", "enum", "trait", "type", "union"].contains(&word);
     let name = words.next()?;
     let name = name.split('(').next()?;
