@@ -94,6 +94,7 @@ impl TimerGuard {
         let before = timer.buffers.get().map_or(0, |(_, bytes)| bytes);
         timer.buffers.set(Some((address, before + bytes)));
         timers.buffered.set(timers.buffered.get() + bytes);
+        timers.most_held.set(timers.most_held.get().max(timers.held_bytes()));
         if timers.buffered.get() > MOST_BUFFERED { timers.evict_buffered(timer) } else { 0 }
     }
 }
@@ -102,6 +103,13 @@ impl RequestTimers {
     /// Bytes that its connections take, about.
     pub fn held_bytes(&self) -> usize {
         self.buffered.get() + self.timers.borrow().len() * CONNECTION_BYTES
+    }
+
+    /// The most that its connections took since this was asked last. A crowd may come and go between two ticks, and what
+    /// the allocator keeps of it is to be given back all the same.
+    pub fn take_most_held(&self) -> usize {
+        let now = self.held_bytes();
+        self.most_held.replace(now).max(now)
     }
 
     /// The connection has no buffers any longer.
@@ -267,6 +275,17 @@ mod tests {
         crowd.clear();
         drop((slow, backend));
         assert_eq!(timers.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_came_and_went_between_two_ticks_was_never_given_back() {
+        let timers = Rc::new(RequestTimers::default());
+        let crowd: Vec<_> = (0..100).map(|_| timers.begin_connection(1)).collect();
+        let held = |kept: &TimerGuard| kept.hold_buffers([10, 0, 0, 1].into(), HYPER_BYTES);
+        assert_eq!(crowd.iter().map(held).sum::<usize>(), 0);
+        drop(crowd);
+        assert_eq!(timers.take_most_held(), 100 * (HYPER_BYTES + CONNECTION_BYTES));
+        assert_eq!(timers.take_most_held(), 0);
     }
 
     #[test]

@@ -29,8 +29,9 @@ pub struct RequestTimers {
     pub(super) visits: RefCell<HashMap<IpAddr, Vec<usize>>>,
     /// Bytes of the buffers that they have.
     pub(super) buffered: Cell<usize>,
-    /// Counts the steps of all.
-    /// Orders connections by when they began their step, where seconds are too coarse.
+    /// The most that its connections took since that was asked last, in bytes.
+    pub(super) most_held: Cell<usize>,
+    /// Counts the steps of all. Orders connections by when they began their step, where seconds are too coarse.
     steps: Rc<Cell<u64>>,
 }
 

@@ -251,7 +251,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         for (address, ended) in http.timers.keep_to_limits(&node.shared.addresses, now) {
             log_eviction(&http, address, ended, MORE_THAN_MAY_BE);
         }
-        let before = std::mem::replace(&mut visitors, http.timers.held_bytes());
+        let before = std::mem::replace(&mut visitors, http.timers.take_most_held());
         node.shared.capacity.note_visitors(before, visitors);
         let places = node.worker.places();
         let most = if places <= CHECKED_EACH_SECOND { places } else { places / 2 + 1 };
