@@ -147,15 +147,22 @@ impl Beyond {
             let is_on = |publish: &OutgoingEvent| matches!(publish, OutgoingEvent::Cached { topic, .. } if topic == opened);
             self.flying.retain(|(serial, publish)| *serial > last || !is_on(publish));
         }
-        let is_read_again = |topic: &Topic| {
-            let is_of = |answer: &Answer| matches!(&answer.arrival, LinkEvent::Opened { topic: other, .. } if other == topic);
-            self.unread.iter().any(|(other, _)| other == topic) || self.answers.iter().any(is_of)
-        };
-        if let Some(topic) = opened.filter(|topic| !is_read_again(topic)) {
+        if let Some(topic) = opened.filter(|topic| !self.is_read_again(topic)) {
             for sent in self.opening.remove(&topic).unwrap_or_default() {
                 self.hear(&topic, sent, true);
             }
         }
+    }
+
+    /// Whether the topic is yet to be read, or was and the answer has not been handed on.
+    fn is_read_again(&self, topic: &Topic) -> bool {
+        let is_of = |answer: &Answer| is_opened(&answer.arrival, topic);
+        self.unread.iter().any(|(other, _)| other == topic) || self.answers.iter().any(is_of)
+    }
+
+    /// The same, or the node has not taken in what was read.
+    pub(super) fn is_being_read(&self, topic: &Topic) -> bool {
+        self.is_read_again(topic) || self.arrivals.iter().any(|arrival| is_opened(arrival, topic))
     }
 
     /// Hands on what was published, unless it was before.
@@ -190,6 +197,11 @@ impl Beyond {
             self.arrivals.push_back(LinkEvent::Alone(alone));
         }
     }
+}
+
+/// Whether it is what was read of that topic.
+fn is_opened(arrival: &LinkEvent, topic: &Topic) -> bool {
+    matches!(arrival, LinkEvent::Opened { topic: other, .. } if other == topic)
 }
 
 /// The time of Redis, to which the clocks of nodes are set as they begin.

@@ -83,11 +83,12 @@ impl Loopback {
         self.faults.cleared.insert(lease);
     }
 
-    /// Whether all nodes have their links, and have said anew what they hold.
+    /// Whether all nodes have their links and will keep them, and have said anew what they hold.
     pub fn is_whole(&self) -> bool {
         self.nodes.iter().all(|node| {
             let holds = !self.faults.fenced.contains(&node.lease);
-            !node.is_cut && node.again.is_empty() && !node.is_asleep && holds
+            let keeps = !node.is_cut && node.fate == OrderFate::Done;
+            keeps && node.again.is_empty() && !node.is_asleep && holds
         })
     }
 

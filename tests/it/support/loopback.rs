@@ -156,6 +156,11 @@ impl Loopback {
         let (number, lease) = (self.nodes[at].number, self.nodes[at].lease);
         match order {
             LinkRequest::Open(topic) => {
+                let topics = &self.nodes[at].memory.shared.scope.others().unwrap().topics;
+                let is_open = self.nodes[at].heard.contains_key(&topic);
+                if !is_open && !topics.is_still_wanted(&topic) {
+                    return;
+                }
                 // Somebody was let in before it was known that the link is down.
                 self.since_subscribed(at, &topic, TopicEntry::since_subscribed);
                 let heard = self.channel(&topic).log.len();
@@ -163,7 +168,8 @@ impl Loopback {
                 let again = node.heard.contains_key(&topic);
                 node.heard.entry(topic.clone()).or_insert(heard);
                 node.subscribed.insert(topic.clone());
-                node.opening.insert(topic.clone(), Vec::new());
+                // It may be opened twice, again with the link and by a client's own wish: what waits goes on waiting.
+                node.opening.entry(topic.clone()).or_default();
                 node.unread.push_back((topic, again));
             }
             LinkRequest::Join { topic, member, max, place } => {
@@ -174,7 +180,8 @@ impl Loopback {
                 self.count(at, &topic, tell);
                 let node = &mut self.nodes[at];
                 let topics = &node.memory.shared.scope.others().unwrap().topics;
-                if topics.close_if_idle(&topic) {
+                // A link keeps what is idle for some seconds, in which what it has read of the topic is taken in.
+                if !node.is_being_read(&topic) && topics.close_if_idle(&topic) {
                     node.subscribed.remove(&topic);
                     node.opening.remove(&topic);
                     node.heard.remove(&topic);
