@@ -447,8 +447,7 @@ impl Topics {
         self.entries.get(topic).map(|entry| read(&entry))
     }
 
-    /// Changes it.
-    /// The same with the right to change it, for what came from other nodes.
+    /// Changes a topic that this node takes part in, by what came from other nodes; otherwise like `read_topic`.
     pub fn change_topic<T>(
         &self,
         topic: &Topic,
