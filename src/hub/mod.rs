@@ -36,6 +36,7 @@ pub mod seats;
 pub mod shown;
 mod socket_views;
 pub mod stream;
+pub mod subscribing;
 pub mod subscriptions;
 pub mod tls;
 pub mod traced;
