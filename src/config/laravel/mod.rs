@@ -8,6 +8,7 @@ use super::dotenv;
 use super::environment::FoundVariables;
 use super::environment::Variables;
 use super::error::{Error, SettingOrigin};
+use super::redis_url::url_host;
 use super::settings::{AppSettings, DropInFor, Setting, Settings};
 use super::value::Value;
 pub use doubts::LaravelDoubt;
@@ -146,7 +147,8 @@ impl Laravel {
             let host = text("HOST")?;
             let scheme = text("SCHEME").unwrap_or("https");
             let port = text("PORT").unwrap_or("443");
-            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            // One that is no host is told to the operator as it is written.
+            let host = url_host(host).unwrap_or_else(|_| host.to_owned());
             Some(PublicAddress { url: format!("{scheme}://{host}:{port}/{path}"), said_by })
         };
         let mut found: Vec<PublicAddress> = names.addresses.iter().filter_map(at).collect();

@@ -299,3 +299,15 @@ fn addresses_of_an_app_of_pushers_are_known_as_reverbs_are() {
         ]
     );
 }
+
+#[test]
+fn an_address_in_brackets_was_put_into_two_pairs_of_them() {
+    for host in ["::1", "[::1]"] {
+        let file =
+            format!("{CREDENTIALS}REVERB_HOST=\"{host}\"\nREVERB_SCHEME=http\nREVERB_PORT=80");
+        let variables = Variables::new([("PATH", "/bin")]);
+        let file = parse_env_file(&file, ".env", &variables).unwrap();
+        let laravel = Laravel::read_variables(file.laravel, &variables).unwrap();
+        assert_eq!(laravel.public_addresses()[0].url, "http://[::1]:80/");
+    }
+}
