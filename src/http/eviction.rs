@@ -15,6 +15,7 @@ use super::timeouts::{
     AddressVisit, RequestPhase, RequestTimer, RequestTimers, TimeoutReason, TimerGuard,
 };
 use crate::hub::addresses::ConnectionsPerAddress;
+use crate::hub::capacity::CONNECTION_BYTES;
 use crate::hub::handshakes::counted_address;
 use crate::metrics::{Limited, LogNotice};
 use crate::node::ServerState;
@@ -38,9 +39,6 @@ const MOST_BUFFERED: usize = 24 << 20;
 /// What hyper keeps for a connection, and rustls, about, as measured.
 pub const HYPER_BYTES: usize = 24 << 10;
 pub const TLS_BYTES: usize = 12 << 10;
-
-/// Bytes of a connection without buffers.
-const CONNECTION_BYTES: usize = 2 << 10;
 
 /// Counts connections that made way, and the line of them.
 pub fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str) {

@@ -17,8 +17,8 @@ const ENOUGH_FREED_BYTES: u64 = 16 << 20;
 /// For how many looks it must stay so: who reconnects takes them again at once.
 const FREED_LOOKS: u64 = 3;
 
-/// Bytes of a connection that are counted nowhere else, about.
-const CONNECTION_BYTES: u64 = 2 << 10;
+/// Bytes of a connection that are counted nowhere else, about: of a socket, or of one for requests without its buffers.
+pub const CONNECTION_BYTES: usize = 2 << 10;
 
 /// Limits on sockets and memory, and whether they are reached.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Capacity {
     /// Whether clients have freed so much that the allocator should return it to the system. Called once a second.
     pub fn has_much_freed(&self, counted: u64) -> bool {
         let (memory, open) = (&self.memory, self.open.load(Ordering::Relaxed));
-        let now = counted + open * CONNECTION_BYTES + self.visitors.load(Ordering::Relaxed);
+        let now = counted + open * CONNECTION_BYTES as u64 + self.visitors.load(Ordering::Relaxed);
         // Relaxed throughout: one worker calls this, once a second.
         let highest = memory.highest.fetch_max(now, Ordering::Relaxed).max(now);
         if highest - now < (highest / 4).clamp(MIN_FREED_BYTES, ENOUGH_FREED_BYTES) {
