@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """What TLS costs a delivery: subscribers over TLS or plain, events by the API, the server's CPU from /proc.
 
-Needs Python 3.10 and nothing else. The certificate is not checked. One line is printed:
+Needs Python 3.10 and nothing else. The certificate is not checked. With --unread the subscribers read an event only when
+the server has come to rest, so that it wakes nobody: a reader that is busy deciphering is woken less often than one
+that only reads, which makes TLS look cheaper than it is. One line is printed:
 
     benches/tls.py --addr 127.0.0.1:8443 --tls --pid PID --id ID --key KEY --secret SECRET [--batch 10]
 """
@@ -54,9 +56,23 @@ def read_until(stream, text):
 
 
 def cpu(pid):
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds that its threads have run."""
+    spent = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/schedstat") as schedstat:
+            spent += int(schedstat.read().split()[0])
+    return spent / 1e9
+
+
+def rests(pid):
+    """Waits until it has run less than a millisecond within 20."""
+    before = cpu(pid)
+    while True:
+        time.sleep(0.02)
+        now = cpu(pid)
+        if now - before < 0.001:
+            return
+        before = now
 
 
 def drain(stream):
@@ -90,6 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--addr", required=True)
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--unread", action="store_true")
     parser.add_argument("--pid", type=int, required=True)
     for name in ("id", "key", "secret"):
         parser.add_argument(f"--{name}", required=True)
@@ -110,6 +127,8 @@ def main():
     trigger(args, api)
     expected, got, before = args.conns * args.batch, 0, None
     for request in range(args.requests + 1):
+        if args.unread:
+            rests(args.pid)
         deadline = time.monotonic() + 30
         while got < expected:
             if time.monotonic() > deadline:
@@ -123,7 +142,7 @@ def main():
             trigger(args, api)
             expected += args.conns * args.batch
     spent = cpu(args.pid) - before
-    print(json.dumps({"tls": args.tls, "conns": args.conns, "batch": args.batch, "size": args.size,
+    print(json.dumps({"tls": args.tls, "unread": args.unread, "conns": args.conns, "batch": args.batch, "size": args.size,
                       "deliveries": got, "cpu_us_per_delivery": round(spent * 1e6 / got, 2)}))
 
 
