@@ -97,7 +97,7 @@ fn first_cell(row: &str) -> &str {
 }
 
 /// Every document that is written by hand for readers.
-fn documents() -> Vec<PathBuf> {
+pub(super) fn documents() -> Vec<PathBuf> {
     let mut documents = walk("docs", "md");
     documents
         .extend(["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"].map(PathBuf::from));

@@ -4,6 +4,7 @@
 mod circles;
 mod comments;
 mod docs;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
