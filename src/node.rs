@@ -24,6 +24,7 @@ mod users;
 pub mod watched;
 mod watchlist;
 mod webhooks;
+mod whisper;
 mod withdraw;
 
 use std::net::IpAddr;
