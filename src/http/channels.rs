@@ -7,7 +7,7 @@ use super::api::SignedCall;
 use super::channel_list::{ChannelList, ListFields, ListQuery};
 use super::deferred::DeferredAnswer;
 use super::error::Error;
-use super::events::RequestedInfo;
+use super::requested_info::RequestedInfo;
 use super::response::AnswerBody;
 use crate::hub::rate_limit::RateTaken;
 use crate::protocol::channel::ChannelName;

@@ -1,35 +1,36 @@
-//! `POST /apps/{id}/events` and `/batch_events`. Everything is parsed and checked before anything is published, so a
-//! batch is all or nothing. Large events are published in chunks.
+//! `POST /apps/{id}/events`: parsing and checking an event, and publishing it. Everything is checked before anything is
+//! published. Large events are published in chunks. Several events in one request are in `batch.rs`.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
-use super::api::{Route, SignedCall};
+use super::api::SignedCall;
 use super::deferred::{CHUNK_BYTES, DeferredAnswer, OwnedTrigger, PacedPublish};
 use super::error::Error;
+use super::requested_info::{RequestedInfo, channel_counts};
 use super::response::AnswerBody;
 use crate::app::App;
 use crate::hub::rate_limit::RateTaken;
 use crate::node::Publication;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::json::{self, BatchBody, JsonList, JsonObject, NotAString};
+use crate::protocol::json::{self, JsonList, JsonObject, NotAString};
 use crate::protocol::socket_id::SocketId;
 
 /// One event to publish.
 #[derive(Debug)]
-struct Trigger<'a> {
+pub(super) struct Trigger<'a> {
     /// Borrowed from the body unless it holds escapes.
     name: Cow<'a, str>,
     /// The token of the data's JSON string, copied from the request where it is one.
     data: Cow<'a, str>,
     /// Each once, in the order they came.
-    channels: SmallVec<[ChannelName; 1]>,
+    pub(super) channels: SmallVec<[ChannelName; 1]>,
     /// The publisher's own connection, which does not get the event.
     except: Option<SocketId>,
     /// The facts that the response has of each channel.
-    info: RequestedInfo<'a>,
+    pub(super) info: RequestedInfo<'a>,
 }
 
 impl Trigger<'_> {
@@ -44,33 +45,12 @@ impl Trigger<'_> {
     }
 }
 
-/// The requested facts, as they were sent: `user_count,subscription_count`. Unknown ones are ignored.
-#[derive(Clone, Default, Debug)]
-pub(super) struct RequestedInfo<'a>(Cow<'a, str>);
-
-impl<'a> RequestedInfo<'a> {
-    /// The names, as they were sent.
-    pub(super) fn new(text: impl Into<Cow<'a, str>>) -> Self {
-        Self(text.into())
-    }
-
-    /// Most requests ask for nothing, and are answered `{}`.
-    pub(super) fn is_asked(&self) -> bool {
-        !self.0.is_empty()
-    }
-
-    /// Blanks around the commas do no harm.
-    pub(super) fn has_fact(&self, fact: &str) -> bool {
-        self.0.split(',').any(|one| one.trim() == fact)
-    }
-}
-
 /// Where a trigger's parameters come from: the body, and, since the API lets them stand there too, the
 /// query (case T11).
-struct Parameters<'a, 'c, 'q> {
-    body: JsonObject<'a>,
+pub(super) struct Parameters<'a, 'c, 'q> {
+    pub(super) body: JsonObject<'a>,
     /// `None` for a batch, whose events share the query, so that none of their parameters can stand there.
-    call: Option<&'c SignedCall<'q>>,
+    pub(super) call: Option<&'c SignedCall<'q>>,
 }
 
 impl<'a> Parameters<'a, '_, '_> {
@@ -157,7 +137,10 @@ fn too_many(channels: usize, app: &App) -> Result<(), Error> {
 }
 
 /// In the order in which hosted Pusher refuses: name, channels, data, sender.
-fn parse_trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger<'a>, Error> {
+pub(super) fn parse_trigger<'a>(
+    parameters: &Parameters<'a, '_, '_>,
+    app: &App,
+) -> Result<Trigger<'a>, Error> {
     let name =
         parameters.string_parameter("name")?.ok_or_else(|| Error::missing_parameter("name"))?;
     let max = app.limits.max_event_name;
@@ -192,34 +175,6 @@ fn parse_trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<T
     Ok(Trigger { name, data, channels, except, info })
 }
 
-/// The channels whose counts the answer is to have.
-/// Read before the request is answered, since Redis is asked for all of them at once; what is wrong with a request
-/// is said later.
-pub(super) fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
-    if *route == Route::Events {
-        // Most ask nothing, and need not be read twice.
-        if !body.contains("\"info\"") && call.query().get("info").is_none() {
-            return Vec::new();
-        }
-        let Ok(body) = parse_object(body) else { return Vec::new() };
-        let trigger = parse_trigger(&Parameters { body, call: Some(call) }, call.app).ok();
-        let asking = trigger.filter(|trigger| trigger.info.is_asked());
-        // A request that does not parse asks for no counts; the parser that answers it reports why.
-        return asking.map(|trigger| trigger.channels.to_vec()).unwrap_or_default();
-    }
-    let mut names: Vec<ChannelName> = Vec::new();
-    let batch = parse_object(body).ok().and_then(|body| body.get_value("batch"));
-    let batch = batch.and_then(JsonList::parse);
-    // No more than can be published; a batch that is too large is refused anyway.
-    for item in batch.iter().flatten().take(call.app.limits.max_batch) {
-        let Some(body) = JsonObject::parse(item.get()) else { continue };
-        let trigger = parse_trigger(&Parameters { body, call: None }, call.app).ok();
-        let asking = trigger.filter(|trigger| trigger.info.is_asked());
-        names.extend(asking.and_then(|trigger| trigger.channels.first().cloned()));
-    }
-    names
-}
-
 /// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
 ///
 /// # Errors
@@ -242,46 +197,8 @@ pub(super) fn publish_events(call: &SignedCall<'_>, body: &str) -> Result<Answer
     }))
 }
 
-/// Several events, each to one channel.
-///
-/// # Errors
-/// As for one event; one wrong event refuses all of them.
-pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
-    // Two readers: a quick one for what is right, and the one that finds out what is wrong.
-    let wrong = || Error::mistyped_parameter("batch", "an array of events");
-    // The cause is searched for only once the fast reader has failed.
-    let Some(BatchBody(batch)) = BatchBody::parse(body) else {
-        return Err(parse_object(body).map_or_else(|error| error, |_| wrong()));
-    };
-    let batch = batch.ok_or_else(|| Error::missing_parameter("batch"))?;
-    let max = call.app.limits.max_batch;
-    if batch.len() > max {
-        let text = format!("Batch too large ({} > {max}).", batch.len());
-        return Err(Error::BadRequest(text));
-    }
-    let mut triggers = Vec::with_capacity(batch.len());
-    for body in batch {
-        triggers.push(parse_trigger(&Parameters { body, call: None }, call.app)?);
-    }
-    check_room(call, &triggers)?;
-    // Each event of a batch counts.
-    take_quota(call, triggers.len() as u32)?;
-    Ok(publish_trigger(call, &triggers, || {
-        if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
-            // As Pusher answers: Go's SDK takes `batch` for a list or nothing.
-            return json!({});
-        }
-        let info = |trigger: &Trigger<'_>| match trigger.channels.first() {
-            Some(name) if trigger.info.is_asked() => channel_counts(call, name, &trigger.info),
-            _ => json!({}),
-        };
-        let infos: Vec<Value> = triggers.iter().map(info).collect();
-        json!({ "batch": infos })
-    }))
-}
-
 /// Found without decoding: values stay the bytes that they are until they are read.
-fn parse_object(body: &str) -> Result<JsonObject<'_>, Error> {
+pub(super) fn parse_object(body: &str) -> Result<JsonObject<'_>, Error> {
     // An empty body is one whose parameters all stand in the query.
     let body = if body.is_empty() { "{}" } else { body };
     JsonObject::parse(body)
@@ -290,7 +207,7 @@ fn parse_object(body: &str) -> Result<JsonObject<'_>, Error> {
 
 /// Whether the event fits into the queue to other nodes, if there are any. Otherwise it is refused for all
 /// subscribers, so that the backend knows, rather than lost for some.
-fn check_room(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
+pub(super) fn check_room(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
     let events = triggers.iter().map(|trigger| trigger.channels.len()).sum();
     let fits = call.node.shared.scope.has_publish_room(events, bytes(triggers));
     if fits { Ok(()) } else { Err(Error::Crowded) }
@@ -302,7 +219,7 @@ fn bytes(triggers: &[Trigger<'_>]) -> usize {
 }
 
 /// Publishes all of them, and says what is answered then.
-fn publish_trigger(
+pub(super) fn publish_trigger(
     call: &SignedCall<'_>,
     triggers: &[Trigger<'_>],
     answer: impl FnOnce() -> Value,
@@ -326,22 +243,8 @@ fn publish_trigger(
     AnswerBody::Json(answer())
 }
 
-/// The channel's counts; the user count only on presence channels. Counted after the event was published, so that
-/// clients which join because of it are not included.
-fn channel_counts(call: &SignedCall<'_>, name: &ChannelName, info: &RequestedInfo<'_>) -> Value {
-    let occupancy = call.channel_occupancy(name);
-    let mut counts = Map::new();
-    if info.has_fact("user_count") && name.kind().is_presence() {
-        counts.insert("user_count".into(), occupancy.users.into());
-    }
-    if info.has_fact("subscription_count") {
-        counts.insert("subscription_count".into(), occupancy.subscriptions.into());
-    }
-    Value::Object(counts)
-}
-
 /// Events of this second; `limit` 0 means no limit, and no headers.
-fn take_quota(call: &SignedCall<'_>, n: u32) -> Result<(), Error> {
+pub(super) fn take_quota(call: &SignedCall<'_>, n: u32) -> Result<(), Error> {
     let limit = call.app.limits.events_per_second;
     if limit == 0 {
         return Ok(());

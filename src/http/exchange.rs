@@ -29,7 +29,7 @@ use super::response::{self, AnswerBody};
 use super::timeouts::RequestPhase;
 use super::unread::UnreadBody;
 use super::{
-    AddressRole, Http, HttpService, RefusedRequest, RoutedRequest, channels, events, users,
+    AddressRole, Http, HttpService, RefusedRequest, RoutedRequest, batch, channels, events, users,
 };
 use crate::app::App;
 use crate::hub::directory::Directory;
@@ -384,7 +384,7 @@ fn answer_call(route: &Route, call: &SignedCall<'_>, body: &[u8]) -> Result<Answ
     };
     match route {
         Route::Events => events::publish_events(call, text()?),
-        Route::BatchEvents => events::batch_events(call, text()?),
+        Route::BatchEvents => batch::batch_events(call, text()?),
         Route::Channels => channels::list_channels(call),
         Route::Channel(name) => channels::show_channel(call, name).map(AnswerBody::Json),
         Route::Users(name) => channels::list_users(call, name),

@@ -2,6 +2,7 @@
 //! as a request too, and leaves as an `Admission`.
 
 mod api;
+mod batch;
 mod body;
 pub mod channel_list;
 mod channels;
@@ -20,6 +21,7 @@ mod handshake;
 mod plain_handshake;
 mod plain_trigger;
 mod query;
+mod requested_info;
 mod response;
 pub mod scrape;
 pub mod timeouts;

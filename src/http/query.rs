@@ -7,10 +7,12 @@ use tokio::sync::oneshot;
 
 use super::api::{Route, SignedCall};
 use super::channel_list::{ChannelList, ListQuery};
-use super::events::{self, RequestedInfo};
+use super::events::{Parameters, parse_object, parse_trigger};
+use super::requested_info::RequestedInfo;
 use crate::hub::directory::Occupancy;
 use crate::node::{NodeQuery, NodesReply, PendingReply};
 use crate::protocol::channel::ChannelName;
+use crate::protocol::json::{JsonList, JsonObject};
 use crate::protocol::member::UserId;
 
 /// How far the waiting is.
@@ -83,7 +85,7 @@ pub(super) fn query_of(call: &SignedCall<'_>, route: &Route, body: &[u8]) -> Opt
         Route::Users(name) => NodeQuery::Users(channel(name)?),
         Route::Connections => NodeQuery::Connections,
         Route::Events | Route::BatchEvents => {
-            let names = events::asked_channels(call, route, std::str::from_utf8(body).ok()?);
+            let names = asked_channels(call, route, std::str::from_utf8(body).ok()?);
             if names.is_empty() {
                 return None;
             }
@@ -91,6 +93,34 @@ pub(super) fn query_of(call: &SignedCall<'_>, route: &Route, body: &[u8]) -> Opt
         }
         Route::Terminate(_) | Route::Unsubscribe(_) | Route::Reconnect(_) => return None,
     })
+}
+
+/// The channels whose counts the answer is to have.
+/// Read before the request is answered, since Redis is asked for all of them at once; what is wrong with a request
+/// is said later.
+fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
+    if *route == Route::Events {
+        // Most ask nothing, and need not be read twice.
+        if !body.contains("\"info\"") && call.query().get("info").is_none() {
+            return Vec::new();
+        }
+        let Ok(body) = parse_object(body) else { return Vec::new() };
+        let trigger = parse_trigger(&Parameters { body, call: Some(call) }, call.app).ok();
+        let asking = trigger.filter(|trigger| trigger.info.is_asked());
+        // A request that does not parse asks for no counts; the parser that answers it reports why.
+        return asking.map(|trigger| trigger.channels.to_vec()).unwrap_or_default();
+    }
+    let mut names: Vec<ChannelName> = Vec::new();
+    let batch = parse_object(body).ok().and_then(|body| body.get_value("batch"));
+    let batch = batch.and_then(JsonList::parse);
+    // No more than can be published; a batch that is too large is refused anyway.
+    for item in batch.iter().flatten().take(call.app.limits.max_batch) {
+        let Some(body) = JsonObject::parse(item.get()) else { continue };
+        let trigger = parse_trigger(&Parameters { body, call: None }, call.app).ok();
+        let asking = trigger.filter(|trigger| trigger.info.is_asked());
+        names.extend(asking.and_then(|trigger| trigger.channels.first().cloned()));
+    }
+    names
 }
 
 impl SignedCall<'_> {
