@@ -8,7 +8,7 @@ use crate::config::SqlConfig;
 /// The app of this id, or else one that is enabled if there is one.
 ///
 /// # Errors
-/// What is wrong and how to mend it, in a sentence without the URL.
+/// The fault and its remedy, in a sentence without the URL.
 /// Of several apps without an id a row that cannot be read comes last, so that `doctor` looks at
 /// one that works and the faulty row is still found when it is the only one.
 #[cfg(feature = "sql")]

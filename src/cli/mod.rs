@@ -65,7 +65,7 @@ impl From<config::Error> for CommandError {
 /// `folder` are given rather than read here, so that tests need not change those of their process.
 ///
 /// # Errors
-/// Whatever kept it from being done, in one line for the standard error.
+/// The reason why it was not done, in one line for the standard error.
 pub fn run_tool<N: Into<OsString>, V: Into<OsString>>(
     tool: &Tool,
     flags: &Flags,

@@ -33,9 +33,9 @@ impl Link {
         self.requests.send(request, Some(share));
     }
 
-    /// Whether so much of the app waits for Redis that its clients have to wait before they ask for more. What ends
-    /// something is asked for all the same. Each app may have as much waiting as is left for others (Choudhury and
-    /// Hahne, "Dynamic queue length thresholds", 1998), so that one alone never has all.
+    /// Whether so much of the app waits for Redis that its clients have to wait before they ask for more. A request
+    /// that ends something is asked for all the same. Each app may have as much waiting as is left for others
+    /// (Choudhury and Hahne, "Dynamic queue length thresholds", 1998), so that one alone never has all.
     pub fn is_crowded(&self, app: &AppId) -> bool {
         let waiting = &self.figures().waiting;
         let (total, max) = (waiting.total(), self.max_queued().max(LEAST_WAITING) as u64);
@@ -74,7 +74,7 @@ impl LinkRequest {
         (REQUEST_BYTES + texts, more)
     }
 
-    /// Whose client has caused it.
+    /// The app whose client has caused it.
     fn app_id(&self) -> Option<&AppId> {
         match self {
             Self::Open(topic)

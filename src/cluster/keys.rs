@@ -58,7 +58,7 @@ impl RedisKeys {
         [log, cut]
     }
 
-    /// What the keys begin with that tell how many logs an app has.
+    /// The beginning of the keys that tell how many logs an app has.
     pub(super) fn logs_of_app(&self, app: &AppId) -> String {
         format!("{}:{{{app}}}:g:", self.prefix)
     }

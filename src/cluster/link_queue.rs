@@ -6,7 +6,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::metrics::HeldShare;
 
-/// What is counted for a request until it is dropped.
+/// The bytes that are counted for a request until it is dropped.
 #[derive(Debug)]
 pub(super) struct RequestShare {
     /// As held for its app.

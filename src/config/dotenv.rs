@@ -268,7 +268,7 @@ fn escape_of(character: char) -> Option<char> {
 mod tests {
     use super::*;
 
-    /// What `env()` answers for `name` after reading `text` with `A=plain` in front.
+    /// The answer of `env()` for `name` after reading `text` with `A=plain` in front.
     fn env(text: &str, name: &str) -> Option<String> {
         let all = parse_dotenv(&format!("A=plain\n{text}"), |_| None).unwrap();
         let value = all.get(name)?.value.clone()?;

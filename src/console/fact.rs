@@ -139,7 +139,7 @@ impl<'a> ConsoleFact<'a> {
         }
     }
 
-    /// What filters look at, for as long as it is remembered.
+    /// The part that filters look at, for as long as the fact is remembered.
     pub(super) fn to_outline(&self) -> ConsoleFact<'static> {
         let own = |text: &str| Cow::Owned(cut(text, MAX_TEXT).to_owned());
         ConsoleFact {

@@ -156,7 +156,7 @@ impl Watching {
         &self.feed
     }
 
-    /// What went wrong before somebody looked, of what is asked for; oldest first.
+    /// The faults before somebody looked, of those asked for; oldest first.
     pub fn remembered_lines(&self) -> Vec<Bytes> {
         let remembered = self.console.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = remembered.facts.iter().filter(|fact| self.feed.asks_for(&fact.outline));

@@ -70,7 +70,7 @@ pub(super) struct SignedCall<'a> {
     pub lists: &'a ChannelLists,
     /// The trace by which the published events are followed, if they are.
     pub trace: Option<Trace>,
-    /// What the response waits for, if it has to.
+    /// The work that the response waits for, if it has to.
     pub later: RefCell<Option<DeferredAnswer>>,
 }
 
@@ -218,7 +218,7 @@ fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(),
 /// The result of authenticating a query.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignedQuery {
-    /// What the signature says about the body.
+    /// The signature's claim about the body.
     pub body: BodyClaim,
     /// There are parameters in it beside those of the signature.
     pub asks: bool,

@@ -36,7 +36,7 @@ const AT_ONCE: usize = 64;
 /// request, or 2,000 that have shaken hands for TLS.
 const MOST_BUFFERED: usize = 24 << 20;
 
-/// What hyper keeps for a connection, and rustls, about, as measured.
+/// Bytes that hyper and rustls keep for a connection, about, as measured.
 pub const HYPER_BYTES: usize = 24 << 10;
 pub const TLS_BYTES: usize = 12 << 10;
 

@@ -286,7 +286,7 @@ struct RequestOutcome {
     answered: Result<AnswerBody, Error>,
     /// The limit that applied and what is left of it.
     rate: Option<(u32, u32)>,
-    /// What the response waits for.
+    /// The work that the response waits for.
     later: Option<DeferredAnswer>,
 }
 

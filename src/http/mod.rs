@@ -113,7 +113,7 @@ impl AddressRole {
 /// A connection on which requests come, for as long as they are no socket.
 #[derive(Debug, Clone)]
 pub struct HttpService {
-    /// What all requests on the worker share.
+    /// State that all requests on the worker share.
     pub http: Rc<Http>,
     /// The TCP connection's other side: the proxy, if there is one.
     pub peer: IpAddr,
@@ -129,7 +129,7 @@ pub struct HttpService {
     pub handoff: Rc<RefCell<Option<Handoff>>>,
 }
 
-/// What a connection becomes when no more requests follow on it.
+/// The future of a connection on which no more requests follow.
 #[derive(Debug)]
 pub enum Handoff {
     /// A WebSocket, or a refusal that is sent as a close frame.

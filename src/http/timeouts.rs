@@ -48,7 +48,7 @@ pub struct RequestTimer {
     /// Counted among its address's until something signed has come.
     /// Dropping it counts the connection no longer.
     pub(super) visit: RefCell<Option<AddressVisit>>,
-    /// Whose buffers it has, and bytes of them; those that only read whole requests have none.
+    /// The address whose buffers it has, and their bytes; those that only read whole requests have none.
     pub(super) buffers: Cell<Option<(IpAddr, usize)>>,
     /// Whether a backend signed a request on it. Backends' connections are evicted last and exempt from limits by
     /// address.

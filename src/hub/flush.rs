@@ -1,5 +1,5 @@
 //! The writes of a worker's turn. With a ring many sockets are written to in one system call; few sockets, and all
-//! without a ring, get one call each. What is queued for whom was decided before.
+//! without a ring, get one call each. The frames were queued before.
 
 use std::cell::RefMut;
 use std::io;
@@ -20,7 +20,7 @@ use crate::protocol::trace::Trace;
 /// Sockets below which a call for each costs less than the ring's, even where calls are cheap.
 const MIN_SENDS: usize = 8;
 
-/// What is said, once it was flushed, of an event that somebody follows.
+/// The report, once it was flushed, of an event that somebody follows.
 #[derive(Debug)]
 pub(super) struct TracedFlush {
     pub(super) trace: Trace,
@@ -42,7 +42,7 @@ impl Flusher {
         Self { ring: Some(ring) }
     }
 
-    /// Writes what is queued, as far as the sockets take it. What is left waits for the connections' tasks.
+    /// Writes what is queued, as far as the sockets take it. The rest waits for the connections' tasks.
     pub(super) fn flush_all(&mut self, touched: &mut Vec<Rc<Connection>>, turns: &TurnTimes) {
         for some in touched.chunks(MAX_SENDS) {
             match &mut self.ring {
@@ -66,7 +66,7 @@ fn flush_alone(connection: &Connection) {
     connection.flush();
 }
 
-/// Writes to all of them by the ring. What a socket did not take, and all of it if the ring fails, goes the
+/// Writes to all of them by the ring. The bytes that a socket did not take, and all if the ring fails, go the
 /// way of one call a socket, so that both ways end alike.
 fn flush_together(ring: &mut Ring, some: &[Rc<Connection>], turns: &TurnTimes) -> io::Result<()> {
     let mut lent = Vec::with_capacity(some.len());
@@ -98,8 +98,8 @@ struct LentOutbox<'a> {
 }
 
 impl<'a> LentOutbox<'a> {
-    /// What the connection has to write: where it speaks TLS, once that has made records of it. None if there
-    /// is nothing, or [`Connection::flush`] has to see to it.
+    /// The bytes that the connection has to write: where it speaks TLS, once that has made records of them. None if
+    /// there is nothing, or [`Connection::flush`] has to see to it.
     fn lend_from(connection: &'a Connection) -> Option<Self> {
         if connection.blocked.get() {
             return None;
@@ -128,7 +128,7 @@ impl<'a> LentOutbox<'a> {
         Some(RingWrite { socket: self.stream.socket()?, bytes })
     }
 
-    /// Notes what became of the write. Whatever is left is tried once more, by which the runtime learns that
+    /// Notes what became of the write. The rest is tried once more, by which the runtime learns that
     /// the socket is full.
     fn settle_write(mut self, answer: io::Result<usize>) {
         match (answer, &mut *self.stream, &self.lines) {

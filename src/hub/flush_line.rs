@@ -23,7 +23,7 @@ pub(super) fn is_crowd(subscribers: usize) -> bool {
     subscribers > PART
 }
 
-/// Whom a turn has given something, each once.
+/// The connections to which a turn has given something, each once.
 #[derive(Debug)]
 pub(super) struct TouchedList<T> {
     /// By what went to few.

@@ -59,7 +59,7 @@ impl HandshakeLimit {
     }
 }
 
-/// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give
+/// The address by which limits count. Of IPv6 it is a network of 64 bits, any address in which a host may give
 /// itself (RFC 4291 section 2.5.1).
 pub fn counted_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

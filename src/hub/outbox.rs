@@ -116,7 +116,7 @@ impl Outbox {
         }
     }
 
-    /// What to write next, when it is one piece.
+    /// The bytes to write next, when they are one piece.
     pub fn single_piece(&self) -> Option<&[u8]> {
         match &self.queue {
             OutboxQueue::One(frame) => Some(frame),
@@ -124,7 +124,7 @@ impl Outbox {
         }
     }
 
-    /// What to write next, as one call takes it.
+    /// The bytes to write next, as one call takes them.
     pub fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>; Self::SLICES]) -> usize {
         let mut used = 0;
         for (slot, frame) in slices.iter_mut().zip(self.iter()) {
@@ -139,7 +139,7 @@ impl Outbox {
         [IoSlice::new(&[]); Self::SLICES]
     }
 
-    /// Forgets the first `written` bytes. What becomes empty gives its memory back.
+    /// Forgets the first `written` bytes. An empty outbox gives its memory back.
     pub fn advance(&mut self, mut written: usize) {
         self.bytes = self.bytes.saturating_sub(written);
         if self.bytes == 0 {
@@ -164,7 +164,7 @@ impl Outbox {
         }
     }
 
-    /// What is written next, perhaps in part.
+    /// The frame that is written next, perhaps in part.
     fn front(&self) -> Option<&Bytes> {
         self.iter().next()
     }
@@ -180,7 +180,7 @@ impl Outbox {
     }
 }
 
-/// What waits for a socket that is gone waits no longer.
+/// Frames for a socket that is gone are no longer counted as waiting.
 impl Drop for Outbox {
     fn drop(&mut self) {
         self.release_all();

@@ -1,5 +1,5 @@
-//! A frame on its way into the inboxes of the workers that have subscribers. Who those are was found before; each worker
-//! hands the frame to its own subscribers.
+//! A frame on its way into the inboxes of the workers that have subscribers. The directory has found those before;
+//! each worker hands the frame to its own subscribers.
 
 use bytes::Bytes;
 

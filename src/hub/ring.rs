@@ -2,7 +2,7 @@
 //! written to, and what an outcome means to a connection.
 //!
 //! # Why the unsafe code here is sound
-//! This is the only module with unsafe code; everywhere else the compiler denies it. What is unsafe about a
+//! This is the only module with unsafe code; everywhere else the compiler denies it. The danger of a
 //! ring is that the kernel reads memory by address, at a time of its choosing. Here that time is one call:
 //!
 //! 1. [`Ring::send_all`] borrows sockets and bytes, and neither returns nor unwinds before the kernel has
@@ -52,7 +52,7 @@ pub const MAX_SENDS: usize = 256;
 /// How often a submission may fail with nothing under way before the ring is given up.
 const MAX_FAILURES: u32 = 16;
 
-/// What one socket is to be sent. No socket may stand twice in one call: if it refused the first, it might
+/// The bytes that one socket is to be sent. No socket may stand twice in one call: if it refused the first, it might
 /// take the second.
 #[derive(Debug)]
 pub struct RingWrite<'a> {
@@ -124,7 +124,7 @@ impl Ring {
     /// Sends to all of them what their sockets take at once. How that went is in [`Self::write_results`].
     ///
     /// # Errors
-    /// The ring can no longer be used. What was not sent is answered [`ErrorKind::WouldBlock`].
+    /// The ring can no longer be used. A write that was not sent is answered [`ErrorKind::WouldBlock`].
     pub fn send_all(&mut self, sends: &[RingWrite<'_>]) -> io::Result<()> {
         self.answers.clear();
         self.answers.resize(sends.len(), -libc::EAGAIN);
@@ -282,7 +282,7 @@ mod tests {
         RingWrite { socket: socket.as_fd(), bytes: RingPayload::One(bytes) }
     }
 
-    /// What each send came to: bytes that were taken, or the kind of error.
+    /// The result of each send: bytes that were taken, or the kind of error.
     fn send(ring: &mut Ring, sends: &[RingWrite<'_>]) -> Vec<Result<usize, ErrorKind>> {
         ring.send_all(sends).unwrap();
         ring.write_results().map(|answer| answer.map_err(|error| error.kind())).collect()

@@ -19,7 +19,7 @@ use crate::protocol::member::{Member, UserId};
 #[derive(Debug)]
 pub struct EndedSubscription {
     pub channel: ChannelName,
-    /// What the end changed.
+    /// The changes that the end brought.
     pub change: Unsubscribed,
     pub user: Option<UserId>,
 }

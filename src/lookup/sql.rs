@@ -79,7 +79,7 @@ impl Database {
     /// The row of the app with this id.
     ///
     /// # Errors
-    /// What the database or the way to it says.
+    /// The message of the database, or of the way to it.
     pub async fn row(&mut self, id: &str) -> Result<Option<AppRow>, String> {
         let rows = match timeout(PATIENCE, self.rows(&[id.to_owned()], &[])).await {
             Ok(rows) => rows.map_err(|error| error.to_string())?,

@@ -33,7 +33,7 @@ const LOOKED_UP: Duration = Duration::from_secs(2);
 /// Bytes that are written at a time.
 const CHUNK: usize = 256 << 10;
 
-/// What is said once a message was carried out.
+/// The answer once a message was carried out.
 const DONE: u8 = b'.';
 
 /// Where this process stands between the one before it and the one after it.
@@ -53,7 +53,7 @@ pub struct Succession {
 #[derive(Debug)]
 struct SuccessorLink(Mutex<Option<UnixStream>>);
 
-/// What the process before this one was asked for, to be carried out by a worker.
+/// A request to the process before this one, to be carried out by a worker.
 #[derive(Debug)]
 pub struct LateRequest {
     request: Bequest,

@@ -22,7 +22,7 @@ pub(super) type Name = (AppId, String);
 pub(super) struct Travellers {
     /// Connected here, or connected here last.
     pub(super) here: DashMap<Name, Traveller>,
-    /// What those held that have gone.
+    /// Records of clients that have gone.
     pub(super) parting: PartingRecords,
     /// Nodes that were asked to hand a client over.
     pub(super) asked: DashMap<u64, oneshot::Sender<Bytes>>,
@@ -32,7 +32,7 @@ pub(super) struct Travellers {
     pub(super) was_down: AtomicBool,
 }
 
-/// What clients held that have gone, for a node that asks before Redis has it, and when they went; of each app as much
+/// Records of clients that have gone and when, for a node that asks before Redis has them; of each app as much
 /// as [`MAX_PARTING`]. Of the others the node that asks hears nothing, and tells them of a gap.
 #[derive(Debug, Default)]
 pub(super) struct PartingRecords {
@@ -98,7 +98,7 @@ pub(super) struct Traveller {
 }
 
 impl Travellers {
-    /// What another node was asked for has come.
+    /// Takes a record that another node was asked for.
     pub(super) fn come(&self, request: u64, record: Bytes) {
         if let Some((_, asker)) = self.asked.remove(&request) {
             // Nobody may wait for it any longer.

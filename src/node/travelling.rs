@@ -55,12 +55,12 @@ const CLOCK_ERROR: u64 = 100_000;
 /// By how much a withdrawal may have come to a node later than it was noted in Redis; microseconds.
 const LATE: u64 = 1_000_000;
 
-/// What is known of a client that comes to this node.
+/// A client that comes to this node, as far as it is known.
 #[derive(Debug)]
 pub struct ClientClaim {
-    /// Whom it was found out from.
+    /// The nodes that it was found out from.
     others: Arc<Clustered>,
-    /// What it held elsewhere; none if nobody knows.
+    /// Its state on another node; none if nobody knows.
     state: Option<ClientState>,
     /// When that was certain.
     alive: u64,
@@ -88,7 +88,7 @@ impl ClientClaim {
 /// By how much a page's clock may be fast before its token's time says nothing.
 const CLOCK_LEAD: Duration = Duration::from_secs(5);
 
-/// `None` for a token without a time in it. Whose clock is fast may be of any age: such a page is told of a gap rather
+/// `None` for a token without a time in it. A page whose clock is fast may be of any age: it is told of a gap rather
 /// than of none where nobody knows it.
 pub(super) fn token_age(presented: &PresentedToken) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -190,8 +190,8 @@ impl Node {
         (arrived, is_forgotten, alive)
     }
 
-    /// What a client that was just subscribed has missed is asked for, if it held the channel.
-    /// What comes in on the channel meanwhile is held back, so that the client hears everything in order.
+    /// Asks for the events that a client missed which was just subscribed, if it held the channel.
+    /// Events of the channel are held back meanwhile, so that the client gets all in order.
     pub(super) fn take_up(
         &self,
         cluster: &Clustered,
@@ -275,7 +275,7 @@ impl Clustered {
 }
 
 impl ServerState {
-    /// What both clocks say now, for writing ages that another node can read.
+    /// The time by both clocks, for writing ages that another node can read.
     fn times<'a>(&self, cluster: &'a Clustered) -> Times<'a> {
         Times { clock: cluster.link().clock(), seconds: self.hub.seconds_since_start() }
     }

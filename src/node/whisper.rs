@@ -22,7 +22,7 @@ impl Node {
     /// Checked in the order in which Pusher refuses: whether the app allows client events, whether the sender is on
     /// the channel, and then what it sends.
     /// # Errors
-    /// What the sender is told; the event goes nowhere then.
+    /// The refusal that the sender gets; the event goes nowhere then.
     pub fn whisper(
         &self,
         connection: &Connection,

@@ -15,8 +15,8 @@ const TIME_DIGITS: usize = 10;
 /// for no more. One more would take each of them sixteen.
 const KEY_BYTES: usize = 12;
 
-/// What is kept of a token, of 16 to 64 of `A-Za-z0-9_-`: what tells it from others. Whoever knows a token can take its
-/// page's place, so it is shown nowhere.
+/// The part of a token, of 16 to 64 of `A-Za-z0-9_-`, that tells it from others. Anybody who knows a token can take
+/// its page's place, so it is shown nowhere.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResumeToken {
     key: [u8; KEY_BYTES],

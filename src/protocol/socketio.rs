@@ -345,7 +345,7 @@ mod tests {
         GreetingTerms { version, upgrades: true, max_payload: 1000 }
     }
 
-    /// What some messages say to a client that polls.
+    /// Some messages as a client that polls gets them.
     fn told(messages: &[Message], version: EngineVersion) -> (String, bool) {
         let frames: Vec<u8> = messages.iter().flat_map(|one| one.bytes().to_vec()).collect();
         let translated = translate_frames(&frames, terms(version));

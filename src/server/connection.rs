@@ -52,11 +52,11 @@ pub(super) struct ConnectionSettings {
     pub http: Rc<Http>,
     /// For how many connections there are beyond what may be open.
     pub loads: Arc<WorkerLoads>,
-    /// What connections become.
+    /// The sockets that connections become.
     pub sockets: Rc<SocketSet<CountedSocket>>,
     /// None where connections are plain.
     pub certificates: Option<Arc<Certificates>>,
-    /// Whose handshake is computed next.
+    /// The order in which handshakes are computed.
     pub handshakes: Rc<HandshakeTurns>,
     /// Every connection for sockets begins with a header of the PROXY protocol.
     pub proxied: bool,

@@ -24,7 +24,7 @@ const WORK_A_READ: usize = 16;
 pub(super) struct HttpIo {
     /// The socket or TLS, through which hyper reads and writes.
     pub(super) stream: TokioIo<Stream>,
-    /// What all requests on the worker share.
+    /// State that all requests on the worker share.
     pub(super) http: Rc<Http>,
     /// The timeouts of the connection.
     pub(super) timer: Rc<RequestTimer>,

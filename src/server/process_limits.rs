@@ -89,7 +89,7 @@ fn limits_of(root: &Path, line: &str) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    /// What there is with these files.
+    /// The limit that these files result in.
     fn with(name: &str, files: &[(&str, &str)]) -> Option<u64> {
         let root = std::env::temp_dir().join(format!("fanfare-{name}-{}", std::process::id()));
         for (path, text) in files {

@@ -1,6 +1,6 @@
 //! All sockets of a worker in one task of the runtime: which were woken, their turns, and panics, which end only
 //! the socket concerned. A task for each socket would take 144 bytes aligned to 128, which wastes nearly as much
-//! again. What a socket does when it is polled is not known here.
+//! again. The sockets' own work is not known here.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
 
-    /// What the tests see of a socket.
+    /// The socket as the tests see it.
     #[derive(Default)]
     struct Seen {
         polls: Cell<usize>,

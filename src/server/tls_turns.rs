@@ -1,4 +1,4 @@
-//! Whose TLS handshake a worker computes next: each address has its turn, however many handshakes another one has begun.
+//! The order of a worker's TLS handshakes: each address has its turn, however many handshakes another one has begun.
 //! `tls.rs` computes them.
 
 use std::cell::{Cell, RefCell};

@@ -48,7 +48,7 @@ thread_local! {
 /// A stream that its last request left to something else.
 pub(super) struct HandedStream {
     pub stream: Stream,
-    /// What it becomes.
+    /// The socket or session that it becomes.
     pub handoff: Handoff,
     /// Bytes that followed the request.
     pub early: Bytes,

@@ -290,7 +290,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     }
 }
 
-/// What there is to do for the whole node once a second.
+/// The work for the whole node once a second.
 fn tick_node(node: &Node) {
     let capacity = &node.shared.capacity;
     if let Some(bytes) = process_limits::held_bytes(capacity.max_memory()) {

@@ -1,4 +1,4 @@
-//! What a connection has said and is handled later: a command that waits, and all that came behind it. `session.rs` says
+//! Commands of a connection that are handled later: one that waits, and all that came behind it. `session.rs` says
 //! what waits, and for what.
 
 use std::collections::VecDeque;
@@ -16,9 +16,9 @@ pub(super) const PLACE: usize = 16;
 /// Boxed in the session: hardly any connection has one.
 #[derive(Debug)]
 pub(super) struct HeldCommands {
-    /// What it waits for.
+    /// The command that waits.
     pub(super) first: HeldCommand,
-    /// What the client has said since, in order; handled once it may go on.
+    /// Messages that the client has sent since, in order; handled once it may go on.
     pub(super) texts: VecDeque<Box<str>>,
     /// Of those, for the bound on how far ahead a client may be.
     pub(super) bytes: usize,

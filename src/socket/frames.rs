@@ -360,7 +360,7 @@ mod tests {
         }
     }
 
-    /// What is heard of `bytes` when they come `step` at a time.
+    /// The messages that are heard of `bytes` when they come `step` at a time.
     fn heard(bytes: &[u8], step: usize) -> Result<Vec<String>, ProtocolBreach> {
         heard_by(FrameLimits { max: 70_000, inflates: false }, bytes, step)
     }

@@ -37,7 +37,7 @@ pub(super) struct Debouncer {
     held: Arc<HeldByApp>,
 }
 
-/// What is known of a channel or member.
+/// The state of a channel or member.
 #[derive(Debug, Default)]
 struct DebounceState {
     /// Comings less goings.

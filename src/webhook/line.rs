@@ -25,7 +25,7 @@ const KEPT_PLACES: usize = 1024;
 pub(super) struct QueuedEvent {
     /// When it happened.
     pub at: u64,
-    /// What is sent.
+    /// The event to send.
     pub content: QueuedContent,
     /// The acknowledgement to give when the event is done.
     pub persistence: Persistence,

@@ -13,7 +13,7 @@ use crate::protocol::member::UserId;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct WebhookMessage {
     pub channel: ChannelName,
-    /// What happened there.
+    /// The event itself.
     pub what: MessageContent,
 }
 

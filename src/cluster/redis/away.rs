@@ -60,7 +60,7 @@ pub(super) fn names_of(parts: &[AwayPart]) -> String {
 /// The parts that are away, and why. Survives a lost link.
 #[derive(Clone, Default, Debug)]
 pub(super) struct AwayParts {
-    /// What is away, with the error of each.
+    /// The parts that are away, with the error of each.
     parts: BTreeMap<AwayPart, String>,
     /// The keys by which it is seen whether a slot has moved.
     keys: BTreeMap<u16, SlotKeys>,

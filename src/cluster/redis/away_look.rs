@@ -113,7 +113,7 @@ struct AwayLook {
     asked: (String, MultiplexedConnection),
     /// Masters that the link is made to.
     up: BTreeSet<HostPort>,
-    /// What is away, as it was when the check began.
+    /// The parts that were away when the check began.
     away: AwayParts,
     /// Slots without a reachable owner.
     dark: BTreeSet<u16>,

@@ -44,7 +44,7 @@ pub struct RedisFinding {
 /// Looks at the first of the Redis servers at `urls`, the nodes of a cluster if there are several, with the names that begin with `prefix`.
 ///
 /// # Errors
-/// What is wrong and how to mend it, in a sentence without the URL, for that may hold a password.
+/// The fault and its remedy, in a sentence without the URL, for that may hold a password.
 pub async fn probe_servers(
     urls: &[String],
     tls: &Arc<RedisTls>,

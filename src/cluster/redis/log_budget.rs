@@ -50,7 +50,7 @@ pub(super) struct LogBudget {
 #[derive(Debug, Default)]
 struct AppLogs {
     logs: HashMap<String, LogExpiry>,
-    /// What was added to them since there are any.
+    /// Bytes that were added to them since there are any.
     bytes: usize,
     /// How many there are on all nodes, when Redis was last asked; 0: that is not known.
     everywhere: usize,

@@ -57,9 +57,9 @@ impl LinkState {
         });
     }
 
-    /// What Redis took within the last seconds is to be said again, before anything else: another server has taken
-    /// over, or it has begun anew. It is known by its serials where it was heard, and by the log where it was not
-    /// lost. How many bytes.
+    /// Events that Redis took within the last seconds are to be published again, before anything else: another
+    /// server has taken over, or it has begun anew. They are known by their serials where they were heard, and by
+    /// the log where they were not lost. Returns their bytes.
     pub(super) fn republish_recent(&mut self, is_its: impl Fn(&PendingPublish) -> bool) -> usize {
         let mut bytes = 0;
         for pending in self.recent.take_doubtful(is_its).into_iter().rev() {
@@ -91,7 +91,7 @@ impl PendingPublish {
         publish_topic(keys, &self.publish)
     }
 
-    /// What subscribers here are to be told now that it will not come back.
+    /// The notice for subscribers here, now that it will not come back.
     fn offline_fallback(&self) -> Option<(&Topic, OfflineFallback)> {
         self.publish.offline_fallback()
     }
@@ -106,7 +106,7 @@ impl PendingPublish {
     }
 }
 
-/// What all nodes are told of it.
+/// The envelope in which all nodes are told of it.
 fn order_to_all(publish: &OutgoingEvent) -> EnvelopeBody {
     let waited = |asked: &std::time::Instant| asked.elapsed().as_micros() as u64;
     match publish {

@@ -60,7 +60,7 @@ impl RedisTls {
     /// Reads what the settings name.
     ///
     /// # Errors
-    /// What cannot be read, holds nothing in PEM form, or does not fit together.
+    /// A file cannot be read or holds nothing in PEM form, or a certificate does not fit its key.
     pub fn new(sources: TlsSources) -> Result<Arc<Self>, UnusableTlsFile> {
         let last = Mutex::new(read(&sources)?);
         Ok(Arc::new(Self { sources, last }))

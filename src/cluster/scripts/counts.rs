@@ -10,9 +10,9 @@ use crate::cluster::topics::CountInterest;
 /// KEYS t n v w b, where `n` lacks the lease; ARGV name, how long the webhooks' log may be, 0 if they do not ask for
 /// counts, their topic, then for each channel its name, the
 /// subscriptions on this lease, and `1` if subscribers want to know of a change, `2` in any case, `3` those here in
-/// any case; fenced. What the node's other leases had of a channel goes over to this one. What subscribers everywhere
+/// any case; fenced. Holds of the node's other leases go over to this one. A count that subscribers everywhere
 /// are told is logged for webhooks in the same step. Answers each sum, with its version where they want it, a `-` in
-/// front where only those here do. Whoever asked tells them, for the channels may be kept by other servers.
+/// front where only those here do. The asking node tells them, for the channels may be kept by other servers.
 pub(super) const COUNT: &str = r"
 local t, n, v = KEYS[1], KEYS[2], KEYS[3]
 if held ~= nil then redis.call('SADD', held, ARGV[1]) end

@@ -38,7 +38,7 @@ end
 /// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
 /// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
 /// cost neither. It may have as many entries as there is room for of the largest, though no more than `most`. Answers
-/// how many were cut off for want of room. What one event needs is kept short: most have a script of their own.
+/// how many were cut off for want of room. The way of one event is kept short: most have a script of their own.
 pub(super) const PUBLISH: &str = r"
 local call, keys, argv, most = redis.call, KEYS, ARGV, tonumber(ARGV[1])
 local place, at, first, cut = now_us(), 2, 1, 0

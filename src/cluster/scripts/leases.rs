@@ -45,8 +45,8 @@ pub(super) const HELD: &str = r"
 local held = ARGV[#ARGV - 2]
 ";
 
-/// In front of those that say what is held: one more before that has the node's other leases. What it holds under
-/// one of them goes over to this one, or ends with it, in the same step, so that it is held once however often a slot
+/// In front of those that say what is held: one more before that has the node's other leases. Holds under
+/// one of them go over to this one, or end with it, in the same step, so that each is held once however often a slot
 /// has moved and back, and whatever lease it was said under.
 pub(super) const OTHERS: &str = r"
 local others = {}

@@ -266,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// What a call sends behind its keys.
+    /// The arguments that a call sends behind its keys.
     pub(super) fn arguments(call: &ScriptCall) -> Vec<String> {
         let text = |arg: Arg<&[u8]>| match arg {
             Arg::Simple(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),

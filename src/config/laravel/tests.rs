@@ -7,7 +7,7 @@ use crate::config::env_file::parse_env_file;
 
 const CREDENTIALS: &str = "REVERB_APP_ID=1\nREVERB_APP_KEY=k\nREVERB_APP_SECRET=s\n";
 
-/// What a file and variables make, with the warnings.
+/// The configuration of a file and variables, with the warnings.
 fn read(file: &str, env: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
     let variables = Variables::new(env.iter().copied());
     let with = |error: Error| error.to_string();

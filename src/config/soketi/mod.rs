@@ -309,7 +309,7 @@ impl Soketi {
     /// Writes what was given over `settings`.
     /// After this nothing of Soketi's spelling is left.
     /// # Errors
-    /// What stops the start: what cannot be done here, and what cannot be read.
+    /// The start stops at a setting that cannot be read, or be honoured here.
     pub(super) fn apply_soketi(mut self, settings: &mut Settings) -> Result<(), Error> {
         self.refuse_shapes()?;
         settings.soketi = !self.given.is_empty();

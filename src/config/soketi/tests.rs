@@ -391,7 +391,7 @@ fn redis_is_where_soketi_has_it() {
     );
 }
 
-/// What the document says has no effect has none, and what it says has one is read.
+/// Each variable has an effect exactly if the document says so.
 #[test]
 fn the_document_judges_every_variable_as_it_is() {
     let document = include_str!("../../../docs/migrating-from-soketi.md");

@@ -1,5 +1,5 @@
-//! Who may open the debug console: requests from this machine to a loopback name, not through a proxy, or holders of
-//! the token, with five attempts a minute.
+//! Access to the debug console: for requests from this machine to a loopback name, not through a proxy, and holders
+//! of the token, with five attempts a minute.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

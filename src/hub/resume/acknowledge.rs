@@ -103,7 +103,7 @@ impl Worker {
         }
     }
 
-    /// What a connection of a resumable client has been sent of its channels.
+    /// The last event of each channel that a connection of a resumable client has been sent.
     fn sent_events(&self, connection: &Connection) -> Box<[(ChannelHandle, u64)]> {
         let Some(resumption) = connection.resumption() else { return Box::default() };
         let subscriptions = connection.subscriptions.borrow();
@@ -129,7 +129,7 @@ impl Worker {
         }
     }
 
-    /// What the connection's `pusher:pong` acknowledges, by the channels' names.
+    /// The events that the connection's `pusher:pong` acknowledges, by the channels' names.
     pub fn take_acknowledged(&self, connection: &Connection) -> Option<Vec<(ChannelName, u64)>> {
         let answered = connection.resumption()?.take_answered()?;
         let channels = self.channels.borrow();

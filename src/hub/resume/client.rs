@@ -12,11 +12,12 @@ use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-/// What a client takes beside its channels: itself, what is known of its past, and its places in tables and lines.
+/// Bytes of a client beside its channels: itself, its past, and its places in tables and lines.
 const CLIENT_BYTES: usize = size_of::<ResumableClient>() + size_of::<ClientPast>() + 104;
 
-/// What a client may hold from earlier connections without having subscribed to it in the last one: a page with 500
-/// channels that was cut off while it came back. Nobody adds to what it holds without end by coming again and again.
+/// Bytes that a client may hold from earlier connections without having subscribed to it in the last one: a page
+/// with 500 channels that was cut off while it came back. Nobody adds to what it holds without end by coming again
+/// and again.
 const MAX_OLD_BYTES: usize = 128 << 10;
 
 /// Instead of the second in which other nodes were told of a client: they are to be told anew.
@@ -28,7 +29,7 @@ const MAX_SOCKETS: usize = 32;
 #[derive(Debug)]
 pub(super) struct ResumableClient {
     pub(super) token: ResumeToken,
-    /// What it was subscribed to, and how far it has heard each.
+    /// Its subscriptions, and how far it has heard each.
     pub(super) channels: HeldChannels,
     /// None while it is away.
     pub(super) current: Option<CurrentConnection>,
@@ -39,12 +40,12 @@ pub(super) struct ResumableClient {
     pub(super) told: u32,
 }
 
-/// What is known of a client's earlier connections.
+/// A client's earlier connections.
 #[derive(Debug, Default)]
 pub(super) struct ClientPast {
     /// Each with the second in which it ended: events that were not for them are not for it.
     sockets: SmallVec<[(SocketId, u32); 1]>,
-    /// Whom the last one was signed in or present as.
+    /// The users that the last one was signed in or present as.
     users: SmallVec<[UserId; 1]>,
     /// The second in which the last one ended, while none is open.
     ended: u32,
@@ -182,7 +183,7 @@ impl ResumableClient {
         }
     }
 
-    /// Whom its last connection was signed in or present as.
+    /// The users that its last connection was signed in or present as.
     pub(super) fn users(&self) -> &[UserId] {
         self.past.as_deref().map_or(&[], |past| &past.users)
     }

@@ -28,7 +28,7 @@ pub(super) struct ResumableClients {
     pub(super) changed: Vec<ResumeToken>,
     /// Connections that have yet to end, of clients that have newer ones: what limits counted for them was given back.
     pub(super) replaced: HashSet<SocketId>,
-    /// What all of them take is counted here.
+    /// Bytes of all of them.
     pub(super) held: Arc<HeldBytes>,
     /// This node's number, which is that of all connections here, once there was one.
     pub(super) node: u64,
@@ -54,7 +54,7 @@ pub struct ClientArrival {
     pub earlier: Vec<SocketId>,
 }
 
-/// What a subscription of a client finds.
+/// The result of a client's subscription.
 #[derive(Debug)]
 pub enum SubscriptionState {
     /// The client did not hold the channel.
@@ -87,7 +87,7 @@ impl ResumableClients {
         self.by_token.get(token)?.current.map(|open| open.open(self.node))
     }
 
-    /// A client's connection is to end. Whoever says so first gives back what limits count for it.
+    /// A client's connection is to end. The first to say so gives back its share of the limits.
     pub(super) fn replace_connection(&mut self, open: OpenConnection) -> ReplacedConnection {
         let OpenConnection { place, address } = open;
         let gives_back = self.replaced.insert(place.socket);

@@ -11,7 +11,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-/// What one app knows of its clients. Times are seconds before it was left.
+/// The clients of one app. Times are seconds before it was left.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ResumeEstate {
     /// The highest number of a log that was given up.

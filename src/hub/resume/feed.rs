@@ -32,7 +32,7 @@ impl Connection {
         })
     }
 
-    /// Whom it is signed in or present as.
+    /// The users that it is signed in or present as.
     pub fn users(&self) -> SmallVec<[UserId; 1]> {
         let signed_in = self.with_user(|user| user.map(|user| user.id.clone()));
         let subscriptions = self.subscriptions.borrow();

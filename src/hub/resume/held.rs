@@ -8,7 +8,7 @@ use crate::protocol::channel::ChannelName;
 /// Places that are made one by one, before there are as many again each time.
 const FEW: usize = 4;
 
-/// What a channel takes beside its name: its place, of which there may be half as many again in vain, and the counts
+/// Bytes of a channel beside its name: its place, of which there may be half as many again in vain, and the counts
 /// of the name.
 const CHANNEL_BYTES: usize = size_of::<(ChannelName, HeldChannel)>() * 3 / 2 + 32;
 

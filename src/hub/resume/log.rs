@@ -16,7 +16,7 @@ use crate::protocol::socket_id::SocketId;
 /// Bytes that are counted for an event beside its frame.
 pub const EVENT_BYTES: usize = 64;
 
-/// What a log takes beside its events. Its channel's name is counted with the clients that hold it.
+/// Bytes of a log beside its events. Its channel's name is counted with the clients that hold it.
 const LOG_BYTES: usize = size_of::<(ChannelName, ChannelLog)>() * 3 / 2;
 
 /// The logs of one app.
@@ -95,7 +95,7 @@ struct LoggedEvent {
     except: Option<SocketId>,
 }
 
-/// What a client has missed on a channel.
+/// The events that a client has missed on a channel.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct MissedEvents {
     /// In the order in which they were published.
@@ -235,7 +235,7 @@ impl ChannelLogs {
         false
     }
 
-    /// What came after event `acked`, but for events that were not for one of `sockets`: those were
+    /// The events after `acked`, but for those that were not for one of `sockets`: they were
     /// published by the client itself.
     pub(super) fn events_since(
         &self,

@@ -80,7 +80,7 @@ pub struct ResumeFigures {
     pub waiting: AtomicU64,
 }
 
-/// What a client has missed of a channel, in order.
+/// The events that a client has missed of a channel, in order.
 #[derive(Debug)]
 pub struct Replayed {
     pub channel: ChannelName,

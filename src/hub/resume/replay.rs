@@ -21,7 +21,7 @@ impl Worker {
         channel.map_or_else(|| name.clone(), |channel| channel.name.clone())
     }
 
-    /// What comes in on the channel waits from now on, for the connection, until the log was read.
+    /// Events of the channel wait from now on, for the connection, until the log was read.
     pub fn hold_back(&self, connection: &Rc<Connection>, name: &ChannelName) {
         let local = self.channels.borrow().find(&connection.directory, name.as_str());
         if let (Some(local), Some(resumption)) = (local, connection.resumption()) {
@@ -30,7 +30,7 @@ impl Worker {
         }
     }
 
-    /// What comes in on the channel waits no longer; what has.
+    /// Events of the channel wait no longer; returns those that have.
     pub(in crate::hub) fn let_go(
         &self,
         connection: &Connection,

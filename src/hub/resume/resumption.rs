@@ -24,7 +24,7 @@ pub struct Resumption {
     pub token: ResumeToken,
     /// Its client was here before, and nobody knows any longer what it had: each channel has a gap.
     pub is_forgotten: bool,
-    /// What the client holds is kept for its next connection.
+    /// The client's state is kept for its next connection.
     has_ended: Cell<bool>,
     /// It is among those that are to be pinged.
     is_due: Cell<bool>,
@@ -34,7 +34,7 @@ pub struct Resumption {
     extras: Cell<Option<Box<ResumptionExtras>>>,
 }
 
-/// What a connection without events has no room for.
+/// State that a connection without events does without.
 #[derive(Debug, Default)]
 struct ResumptionExtras {
     /// The last ping, if there was one.
@@ -42,7 +42,7 @@ struct ResumptionExtras {
     catching_up: Option<Box<CatchingUp>>,
 }
 
-/// What came in on a channel while it is not known what was missed there.
+/// The events that came in on a channel while it is not known what was missed there.
 #[derive(Debug)]
 struct HeldBack {
     channel: ChannelHandle,
@@ -53,20 +53,20 @@ struct HeldBack {
 /// A ping for the sake of an acknowledgement.
 #[derive(Debug)]
 struct LastPing {
-    /// What had been sent before it, until it is answered.
+    /// The events that had been sent before it, until it is answered.
     asked: Option<Box<[UpTo]>>,
     /// When the ping went out, to know how long it has been unanswered.
     sent: Instant,
 }
 
-/// What a connection knows whose client has been here before.
+/// The progress of a connection whose client has been here before.
 #[derive(Debug, Default)]
 struct CatchingUp {
     /// Channels whose gap it was told.
     gaps: Vec<ChannelName>,
     /// Channels of which it was told what it had missed, up to which event: those are not delivered again.
     told: Vec<UpTo>,
-    /// What it has missed and its socket has not taken yet, and events that came meanwhile.
+    /// Events that it has missed and its socket has not taken yet, and those that came meanwhile.
     backlog: Backlog,
     /// Channels of which is being read what it has missed, each with what has come in since.
     held_back: Vec<HeldBack>,
@@ -140,7 +140,7 @@ impl Resumption {
         result
     }
 
-    /// What comes in on a channel waits from now on.
+    /// Events of a channel wait from now on.
     pub(super) fn hold_back(&self, channel: ChannelHandle) {
         let held = HeldBack { channel, frames: Vec::new(), bytes: 0 };
         self.change(|it| it.held_back.push(held));
@@ -163,7 +163,7 @@ impl Resumption {
         })
     }
 
-    /// What came in on a channel waits no longer; what has, if any could.
+    /// Events of a channel wait no longer; those that have, if any could.
     pub(super) fn let_go(&self, channel: ChannelHandle) -> Option<Vec<(u64, Bytes)>> {
         self.change_existing(|it| {
             let place = it.held_back.iter().position(|held| held.channel == channel)?;
@@ -306,7 +306,7 @@ impl Resumption {
         });
     }
 
-    /// What the answer to a ping acknowledges; nothing if nobody asked.
+    /// The events that the answer to a ping acknowledges; none if nobody asked.
     pub fn take_answered(&self) -> Option<Box<[UpTo]>> {
         let mut extras = self.extras.take();
         let ping = extras.as_mut().and_then(|extras| extras.ping.as_mut());

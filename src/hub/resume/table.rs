@@ -1,4 +1,4 @@
-//! The table of an app's resumable clients by token. What a client is lives in `clients.rs`.
+//! The table of an app's resumable clients by token. The clients themselves are in `clients.rs`.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;

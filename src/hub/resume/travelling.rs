@@ -12,17 +12,17 @@ use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-/// What a client has acknowledged of a channel that it holds for all that is known, but nobody knows how far.
+/// The acknowledgement of a client that holds a channel for all that is known, but nobody knows how far.
 pub const UNKNOWN: u64 = u64::MAX;
 
-/// What a client holds, for whichever node it comes to.
+/// A client's state, for whichever node it comes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientState {
     /// Each with the number of the last event that it has acknowledged.
     pub channels: Vec<(ChannelName, u64)>,
     /// Connections that it has had, and the second of this node's clock in which each ended; `u32::MAX`: not yet.
     pub sockets: SmallVec<[(SocketId, u32); 1]>,
-    /// Whom its last connection was signed in or present as.
+    /// The users that its last connection was signed in or present as.
     pub users: SmallVec<[UserId; 1]>,
     /// It has answered a ping.
     pub answers: bool,
@@ -37,7 +37,7 @@ impl ClientState {
     }
 }
 
-/// What a subscription of such a client finds.
+/// The result of such a client's subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakenUp {
     /// The client did not hold the channel.
@@ -213,7 +213,7 @@ impl ResumeRegistry {
         Some((clients.replace_connection(open), state))
     }
 
-    /// Whom the client's connection is signed in or present as.
+    /// Notes the users that the client's connection is signed in or present as.
     pub fn note_users(&self, token: &ResumeToken, socket: SocketId, users: SmallVec<[UserId; 1]>) {
         let mut guard = self.lock();
         if let Some(client) = guard.content.clients.current_client(token, socket)
@@ -224,7 +224,7 @@ impl ResumeRegistry {
         }
     }
 
-    /// What has changed of which clients since this was last asked, and those of whom other nodes were told `every`
+    /// The clients that have changed since this was last asked, and those of whom other nodes were told `every`
     /// seconds ago or longer.
     pub fn take_changed(&self, now: u32, every: u32) -> Vec<(ResumeToken, ClientState)> {
         let mut guard = self.lock();

@@ -11,9 +11,9 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-/// What a client holds that waits among those that hold much: some sixty channels of the longest names. They have a
-/// share of their own, so that a few connections that come and go with ever new tokens and as many channels as they
-/// can have do not push out everybody else.
+/// Bytes from which a waiting client is among those that hold much: some sixty channels of the longest names. They
+/// have a share of their own, so that a few connections that come and go with ever new tokens and as many channels
+/// as they can have do not push out everybody else.
 const LARGE_BYTES: usize = 16 << 10;
 
 /// Where fewer bytes than that are allowed, that is about events: those who missed them are to be told so.
@@ -35,7 +35,7 @@ pub(super) struct WaitingClients {
 struct WaitingLine {
     /// In the order in which they went. Entries of those that came back are passed over.
     order: VecDeque<(ResumeToken, SocketId)>,
-    /// What they take.
+    /// Their bytes.
     bytes: usize,
 }
 
@@ -144,7 +144,7 @@ impl ResumableClients {
         (self.waiting.incomplete > 0).then(|| now.saturating_sub(self.waiting.incomplete))
     }
 
-    /// What is known of earlier connections lasts as long as an event that was not for them.
+    /// Earlier connections are remembered as long as an event that was not for them.
     pub(super) fn expire_sockets(&mut self, now: u32, window: u32) {
         for client in self.by_token.iter_mut() {
             client.expire_sockets(now, window);

@@ -1,4 +1,4 @@
-//! What the entries of a log lead to, and when they are acknowledged.
+//! Tests of a log's entries: the events they lead to, and when they are acknowledged.
 
 use std::sync::Mutex;
 

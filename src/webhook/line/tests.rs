@@ -1,4 +1,4 @@
-//! What a webhook's queue keeps, returns and counts.
+//! Events that a webhook's queue keeps, returns and counts.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn put(line: &mut EventLine, message: WebhookMessage, persistence: Persistence) 
     true
 }
 
-/// What is to be sent, as channel and sign.
+/// The events to send, as channel and sign.
 fn waiting(line: &EventLine) -> Vec<(usize, bool)> {
     let sent = line.iter().filter_map(|one| match &one.content {
         QueuedContent::Message(WebhookMessage {

@@ -1,4 +1,4 @@
-//! What the spool keeps over crashes and restarts, and how it reports a failing disk.
+//! The spool keeps its events over crashes and restarts, and reports a failing disk.
 
 use super::*;
 

@@ -31,7 +31,7 @@ fn every_command_of_the_scripts_is_tried() {
     assert!(missing.is_empty(), "doctor does not try {missing:?}: put them into TRIED");
 }
 
-/// What nodes call themselves stands in the sources of this folder, but not in folders of tests.
+/// The commands that nodes call themselves are in the sources of this folder, but not in folders of tests.
 #[test]
 fn every_command_of_nodes_is_tried() {
     // Of connections, of servers, and those that run scripts.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::app::ClientEvents;
 
-/// What a set of Soketi's settings makes of the address of Redis.
+/// The address of Redis that a set of Soketi's settings results in.
 fn redis_of(file: &str, env: &Env<'_>) -> Result<Vec<String>, String> {
     let env = [&APP[..], &[("SOKETI_ADAPTER_DRIVER", "redis")], env].concat();
     read(file, &env).map(|(config, _)| config.cluster.redis)
