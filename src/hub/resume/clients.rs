@@ -1,5 +1,5 @@
-//! Resumable clients by token: their channels, the last acknowledged event of each, and which connection is open. What
-//! was published is in `log.rs`, and who may wait for how long in `waiting.rs`.
+//! Resumable clients by token: their channels, the last acknowledged event of each, and which connection is open. The
+//! events are in `log.rs`, the clients that are away in `waiting.rs`.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -4,6 +4,7 @@
 mod circles;
 mod comments;
 mod docs;
+mod language;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
