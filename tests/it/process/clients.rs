@@ -39,7 +39,11 @@ fn enter(client: &mut Client, id: &str, channel: &str) {
     let auth = format!("k:{}", hmac_hex("s", &format!("{id}:{channel}")));
     let data = json!({ "channel": channel, "auth": auth });
     client.send_text(&json!({ "event": "pusher:subscribe", "data": data }).to_string());
-    let text = client.hear_text();
+    let mut text = client.hear_text();
+    if text == PING {
+        // It was asked what it has of another channel.
+        text = client.hear_text();
+    }
     assert!(text.contains("subscription_succeeded"), "{text}");
 }
 
