@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cluster::{
     added, event, eventually_answers, hears_nothing, join, joined, nodes, notice, query, removed,
 };
-use crate::replay::{by_way, cut, mend};
+use crate::replay::{by_way, cut, have_sent, mend};
 use crate::support::fixture::{Fixture, ID};
 use crate::support::redis::Redis;
 use crate::support::websocket::{Client, Heard};
@@ -68,6 +68,7 @@ fn two_versions_work_side_by_side() {
         VERSION + 1
     );
     assert_eq!(redis.ask(&["EVAL", &unknown, "1", &topic]), "1");
+    have_sent(&[&old]);
     mend(&new, &way);
     new.publish("presence-x", "e", "5");
     for number in ["4", "5"] {
