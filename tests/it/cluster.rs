@@ -400,7 +400,7 @@ impl Drop for Process {
 }
 
 fn n07_the_members_of_a_dead_node_leave_once(cluster: &ClusterConfig) {
-    let cluster = ClusterConfig { lease: Duration::from_secs(3), ..cluster.clone() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(5), ..cluster.clone() };
     let [one, two]: [Fixture; 2] = nodes(&cluster);
     let mut doomed = Process::start(&cluster);
     let (mut a, _) = joined(&one, "presence-x", "a");

@@ -128,7 +128,7 @@ fn who_has_just_signed_in_here_is_not_told_to_be_offline() {
 #[test]
 fn the_users_of_a_dead_node_go_offline() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = ClusterConfig { lease: Duration::from_secs(2), ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(5), ..redis.cluster() };
     let [one]: [Fixture; 1] = nodes(&cluster);
     let watchlist = [("FANFARE_APPS__0__WATCHLIST", Path::new("true"))];
     let mut doomed = Process::start_with(&cluster, &watchlist);
@@ -148,7 +148,7 @@ fn the_users_of_a_dead_node_go_offline() {
 #[test]
 fn watchers_hear_of_true_changes_when_redis_comes_back() {
     let Some(mut redis) = Redis::start() else { return };
-    let cluster = ClusterConfig { lease: Duration::from_secs(2), ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(5), ..redis.cluster() };
     let [one, two]: [Fixture; 2] = nodes(&cluster);
     let b = signed_in(&two, "b", &[]);
     let _c = signed_in(&two, "c", &[]);
