@@ -236,7 +236,11 @@ fn a_session_that_is_left_ends_by_itself() {
         status => Err(status.to_string()),
     })
     .unwrap();
-    assert_eq!(fixture.api("GET", "connections", "").json()["connections"], 0);
+    eventually(|| match fixture.api("GET", "connections", "").json()["connections"].as_u64() {
+        Some(0) => Ok(()),
+        count => Err(format!("{count:?}")),
+    })
+    .unwrap();
 }
 
 #[test]
@@ -390,10 +394,13 @@ fn sessions_that_nobody_came_back_to_left_no_place_for_others() {
         assert_eq!(flood.ask("POST", &target, "", b"").status, 200);
     }
     let count = || fixture.api("GET", "connections", "").json()["connections"].as_u64().unwrap();
-    assert!(count() <= 80, "{}", count());
+    // The last of them may be on their way out.
     let counts = fixture.running().shared().metrics.of_worker(0);
-    let closed = counts.limited.value(Limited::Connections as usize);
-    assert!(closed >= 600, "{closed}");
+    eventually(|| match (count(), counts.limited.value(Limited::Connections as usize)) {
+        (..=80, 600..) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .unwrap();
     fixture.subscribed("room");
     fixture.publish("room", "e", "1");
     let told = |lines: Vec<String>| assert!(lines[0].contains(r#"\"data\":\"1\""#), "{lines:?}");

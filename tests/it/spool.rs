@@ -113,9 +113,14 @@ fn a_process_that_is_killed_loses_nothing_in_line() {
     while endpoint.posts.try_recv().is_ok() {}
     endpoint.usual.store(200, Ordering::SeqCst);
     let _process = folder.process(&endpoint);
-    for name in names {
-        assert_eq!(endpoint.event(), told("channel_occupied", &name));
+    // What was on its way when the process died may come behind what was there, and so twice.
+    let mut events = vec![endpoint.event()];
+    while events.last() != Some(&told("channel_occupied", "c49")) {
+        events.push(endpoint.event());
     }
+    events.dedup();
+    let expected: Vec<Value> = names.iter().map(|name| told("channel_occupied", name)).collect();
+    assert_eq!(events, expected);
     folder.is_emptied();
 }
 

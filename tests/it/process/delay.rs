@@ -13,7 +13,7 @@ use crate::support::http::Http;
 /// What a load balancer sees: `/ready` says no at once, everybody is served until the delay is over.
 #[test]
 fn before_it_drains_all_is_served_for_the_delay() {
-    let mut process = Process::activated("delay", "5s\"\nshutdown_delay = \"5s");
+    let mut process = Process::activated("delay", "5s\"\nshutdown_delay = \"10s");
     let mut before = process.connect();
     subscribe(&mut before, "c");
     let (folder, port) = (process.folder.clone(), process.addr.port().to_string());
@@ -26,7 +26,7 @@ fn before_it_drains_all_is_served_for_the_delay() {
     let begun = Instant::now();
     process.signal("TERM");
     // The delay, the grace and some more.
-    assert_eq!(process.hears("STOPPING=1"), "STOPPING=1\nEXTEND_TIMEOUT_USEC=20000000");
+    assert_eq!(process.hears("STOPPING=1"), "STOPPING=1\nEXTEND_TIMEOUT_USEC=25000000");
     let addr = process.addr;
     let ready = || Http::connect(addr).ask("GET", "/ready", "", b"");
     eventually(|| match ready() {
@@ -43,7 +43,7 @@ fn before_it_drains_all_is_served_for_the_delay() {
         assert!(client.hear_text().contains("4200"));
         client.hear_close(4200, "");
     }
-    assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(process.ends().success(), "{}", process.log());
     assert!(!healthy());
 }

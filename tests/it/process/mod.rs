@@ -339,7 +339,7 @@ fn a_hand_over_refuses_nobody() {
                     after.push(open());
                     moved.fetch_add(1, Ordering::Relaxed);
                 }
-                eventually(
+                patiently(
                     || if done.load(Ordering::Relaxed) { Ok(()) } else { Err(String::new()) },
                 )
                 .unwrap();
