@@ -257,6 +257,7 @@ impl AnswerLines {
             let line = self.next_line().await?;
             match line.split_at_checked(1) {
                 Some(("a", frames)) => {
+                    // A line that is no list carries no frames.
                     let texts: Vec<String> = serde_json::from_str(frames).unwrap_or_default();
                     let parsed = texts.iter().map(|text| serde_json::from_str(text));
                     return Ok(Some(parsed.filter_map(Result::ok).collect()));

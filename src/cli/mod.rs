@@ -195,6 +195,7 @@ fn channel_table(list: &Value) -> String {
     if channels.is_empty() {
         return "No channel is occupied.\n".to_owned();
     }
+    // There is a longest name, as the list is not empty.
     let width = channels.keys().map(|name| name.chars().count()).max().unwrap_or_default();
     channels.iter().fold(String::new(), |text, (name, info)| {
         let count = info.get("subscription_count").map_or_else(String::new, Value::to_string);

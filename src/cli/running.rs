@@ -105,6 +105,7 @@ impl RunningApp {
     /// Those that run now, by port.
     /// Nobody's where the folder is not private.
     pub(super) fn list_running() -> Vec<Self> {
+        // A folder that others can write to may name anybody's server, so it names none.
         user_directory().map(|directory| Self::all_in(&directory)).unwrap_or_default()
     }
 

@@ -170,6 +170,7 @@ impl Board {
             "APP", "CONNECTIONS", "CHANNELS", "SUBSCRIPTIONS", "DELIVERIES/S", "EVENTS/S"
         );
         let list = |line: &Value| line.get("apps").and_then(Value::as_array).cloned();
+        // The first page has none before it, and a page without apps shows none.
         let before = list(&self.before).unwrap_or_default();
         for app in list(&self.figures).unwrap_or_default().iter().take(rows.max(1)) {
             let earlier = before.iter().find(|one| one.get("id") == app.get("id"));

@@ -373,7 +373,7 @@ impl Link {
     }
 
     pub(super) fn keeps_everybody(&self) -> bool {
-        self.status.lingers.load(Ordering::Relaxed)
+        self.status.lingers.load(Ordering::Relaxed) // Relaxed: the flag guards no other data.
     }
 
     /// The time of Redis.
@@ -389,7 +389,7 @@ impl Link {
 
     /// Bytes of queued publishes.
     pub fn queued_bytes(&self) -> usize {
-        self.status.queued.load(Ordering::Relaxed)
+        self.status.queued.load(Ordering::Relaxed) // Relaxed: one that is a moment old will do.
     }
 
     /// The limit of queued bytes.

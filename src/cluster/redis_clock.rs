@@ -57,6 +57,7 @@ impl RedisClock {
 
     /// Redis has lost its data, and says that it is `now`: what it says from now on is after all it has said before.
     pub(super) fn begin_epoch(&self, now: u64) {
+        // Relaxed: one value, which only grows.
         let before = self.now().max(self.latest.load(Ordering::Relaxed));
         let missing = (before + 1).saturating_sub(now);
         // The shift only grows, so times of this epoch never fall back behind those of the last.

@@ -266,6 +266,7 @@ impl Roster {
 
     /// The version that a user came with; 0 if it has not.
     pub fn join_version(&self, user: &UserId) -> u64 {
+        // 0 lies before every version.
         self.by_user.get(user).copied().unwrap_or_default()
     }
 

@@ -119,6 +119,7 @@ impl EnvelopeSeals {
         if mac.is_some() {
             head.truncate(SEAL.start);
         }
+        // An empty MAC marks the parts as unsealed.
         EnvelopeParts { head, mac: mac.unwrap_or_default(), rest }
     }
 

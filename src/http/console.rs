@@ -212,6 +212,7 @@ impl HttpService {
     /// must have.
     fn cookie_path(&self, parts: &Parts) -> String {
         let path = parts.uri.path();
+        // A path outside the prefix is taken as a whole.
         let rest = below(path, &self.http.prefix).unwrap_or_default();
         path.strip_suffix(rest).unwrap_or(path).to_owned()
     }

@@ -245,6 +245,7 @@ impl HttpService {
         verdict: Option<LookupResult>,
     ) -> Result<SessionStart, Error> {
         let http = &self.http;
+        // No query is an empty one.
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = http.node.shared.apps.load();
         let tls =

@@ -138,12 +138,14 @@ impl Capacity {
 
     /// HTTP connections of a worker that took `before` bytes take `now`.
     pub fn note_visitors(&self, before: usize, now: usize) {
+        // Relaxed: a sum of its own. Added first, so that it never falls below zero.
         self.visitors.fetch_add(now as u64, Ordering::Relaxed);
         self.visitors.fetch_sub(before as u64, Ordering::Relaxed);
     }
 
     /// Whether clients have freed so much that the allocator should return it to the system. Called once a second.
     pub fn has_much_freed(&self, counted: u64) -> bool {
+        // Relaxed: an estimate from sums that workers change meanwhile.
         let (memory, open) = (&self.memory, self.open.load(Ordering::Relaxed));
         let now = counted + open * CONNECTION_BYTES as u64 + self.visitors.load(Ordering::Relaxed);
         // Relaxed throughout: one worker calls this, once a second.
@@ -152,6 +154,7 @@ impl Capacity {
             memory.looks.store(0, Ordering::Relaxed);
             return false;
         }
+        // Relaxed: as above, one worker alone.
         let is_time = memory.looks.fetch_add(1, Ordering::Relaxed) + 1 >= FREED_LOOKS;
         if is_time {
             memory.looks.store(0, Ordering::Relaxed);
@@ -170,6 +173,7 @@ impl Capacity {
         let peak = memory.peak.load(Ordering::Relaxed).saturating_sub(gone_back).max(counted);
         memory.peak.store(peak, Ordering::Relaxed);
         let used = held.saturating_sub(peak - counted);
+        // Relaxed: other workers compare each with a limit by itself.
         memory.used.store(used, Ordering::Relaxed);
         memory.counted.store(counted, Ordering::Relaxed);
         match (before, used_up(&self.heavy, used, limit)) {
@@ -185,6 +189,7 @@ impl Capacity {
 /// Whether `used` reaches the limit, or did and has not gone down by a twentieth since.
 fn used_up(before: &AtomicBool, used: u64, max: u64) -> bool {
     let room = (max / 20).max(1);
+    // Relaxed: the flag only keeps the answer from changing to and fro; a late one does no harm.
     let held = before.load(Ordering::Relaxed) && used > max.saturating_sub(room);
     let is = max > 0 && (used >= max || held);
     // A limit that was reached stays reached until 5 % are free again, so that a balancer does not flap.

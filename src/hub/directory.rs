@@ -305,6 +305,7 @@ impl Directory {
             Some((text, known.version))
         });
         if let Some((text, version)) = &left {
+            // Relaxed: for display; the channel's lock orders the members themselves.
             self.members.fetch_sub(1, Ordering::Relaxed);
             self.held.sub_bytes(member_bytes(text));
             // Announced before the empty channel is removed: the remaining seats get the notice.

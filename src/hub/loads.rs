@@ -32,6 +32,7 @@ impl WorkerLoads {
     /// By [`LoadGuard`], so that none is forgotten.
     pub fn remove_connection(&self, worker: usize) {
         if let Some(load) = self.of.get(worker) {
+            // Relaxed: as for adding.
             load.fetch_sub(1, Ordering::Relaxed);
         }
     }

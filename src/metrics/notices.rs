@@ -147,6 +147,7 @@ impl LogThrottle {
                 .compare_exchange(
                     next,
                     now + LINE_INTERVAL_SECONDS,
+                    // Relaxed: the value alone decides whose line it is.
                     Ordering::Relaxed,
                     Ordering::Relaxed,
                 )

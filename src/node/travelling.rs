@@ -91,6 +91,7 @@ const CLOCK_LEAD: Duration = Duration::from_secs(5);
 /// `None` for a token without a time in it. A page whose clock is fast may be of any age: it is told of a gap rather
 /// than of none where nobody knows it.
 pub(super) fn token_age(presented: &PresentedToken) -> Option<Duration> {
+    // A clock before 1970 is wrong by years; the token then seems to be of the future.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let made = Duration::from_secs(presented.made_at?);
     let is_fast = made > now.saturating_add(CLOCK_LEAD);

@@ -101,6 +101,7 @@ impl ServerState {
             let fact = fact.app(topic.app.as_str().to_owned()).channel(channel).event(event);
             let fact = fact.count(here.subscriptions).more("from", "another node");
             let fact = fact.more("trace", trace.map_or("", Trace::as_str).to_owned());
+            // A frame without data is shown without.
             fact.data(shown::data(frame).unwrap_or_default())
         });
     }

@@ -87,6 +87,7 @@ pub fn mask(path: &str) -> Cow<'_, str> {
 /// The part that logs may show.
 impl fmt::Debug for ResumeToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A key is ASCII and longer than that; otherwise nothing of it is shown.
         write!(f, "{}…", self.key().get(..8).unwrap_or_default())
     }
 }

@@ -144,6 +144,7 @@ fn auth_headers(asked: &JsonObject<'_>) -> Vec<(String, String)> {
     };
     let auth = inside(asked, "auth");
     let headers = JsonObject::parse(&auth).map(|auth| inside(&auth, "headers")).unwrap_or_default();
+    // Headers that are no object are none: the backend then refuses on its own.
     let all: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&headers).unwrap_or_default();
     let text = |(name, value)| match value {

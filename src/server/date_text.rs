@@ -14,6 +14,7 @@ pub(super) struct DateText {
 impl DateText {
     /// The date of this second.
     pub(super) fn text(&mut self, now: SystemTime) -> &str {
+        // A clock before 1970 is shown as 1970.
         let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if self.second != second || self.text.is_empty() {
             self.second = second;

@@ -205,7 +205,7 @@ impl FrameAssembler {
                 let max = if begins || goes_on { terms.max_deflated() } else { terms.max };
                 max.saturating_sub(begun)
             };
-            let rest = bytes.get_mut(used..).unwrap_or_default();
+            let rest = bytes.get_mut(used..).unwrap_or_default(); // Never beyond the end.
             let Some(head) = header(rest, terms.inflates, room)? else { return Ok(used) };
             let Some(payload) = rest.get_mut(head.header..head.header + head.payload) else {
                 return Ok(used);
@@ -255,7 +255,7 @@ impl FrameAssembler {
                 }
                 let Some(pieces) = self.pieces.as_mut() else { return Ok(true) };
                 let deflated = std::mem::take(&mut pieces.deflated);
-                let message = pieces.message.take().unwrap_or_default();
+                let message = pieces.message.take().unwrap_or_default(); // Set by the first fragment.
                 whole(&message, (deflated, max), hear)
             }
         }

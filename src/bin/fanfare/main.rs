@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         };
         return match answer {
             Ok(text) => {
+                // A command without output prints nothing.
                 let text = text.unwrap_or_default();
                 // A reader that closes the pipe early (`| head`) has read enough; that is no error.
                 let _ = write!(io::stdout(), "{text}");

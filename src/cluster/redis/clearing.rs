@@ -49,6 +49,7 @@ impl LinkWriter<'_> {
         held.arg(&list);
         batch.add_command(held, ());
         let answers = batch.send_all(&mut self.servers, self.status).await?;
+        // One command, one answer: without it there is nothing to clear.
         let held = answers.first().map(|(_, value)| reply::as_list(value)).unwrap_or_default();
         let held = held.iter().filter_map(reply::as_text).map(str::to_owned);
         let mut held: BTreeSet<String> = held.collect();
@@ -133,6 +134,7 @@ impl LinkWriter<'_> {
         all.arg(self.keys.lease_counts(app, lease));
         batch.add_command(all, ());
         let answers = batch.send_all(&mut self.servers, self.status).await?;
+        // As above: one command, one answer.
         let channels = answers.first().map(|(_, value)| reply::as_list(value)).unwrap_or_default();
         let none = |name: &Value| {
             let name = reply::as_text(name)?;

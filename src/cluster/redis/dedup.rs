@@ -207,6 +207,7 @@ impl Deduplicator {
     /// The place after which a topic has to read its log, 0 for a new one; `None` if it has caught up.
     pub(super) fn misses_after(&self, name: &str) -> Option<u64> {
         let senders = self.topics.get(name).filter(|senders| senders.waiting.is_some())?;
+        // Without a place nothing was received, so the log is read from its beginning.
         Some(senders.place.unwrap_or_default())
     }
 
@@ -271,7 +272,7 @@ impl Deduplicator {
     /// The log was read, and ends at `place`.
     pub(super) fn note_log_end(&mut self, name: &str, place: u64) {
         if let Some(senders) = self.topics.get_mut(name) {
-            senders.place = Some(place.max(senders.place.unwrap_or_default()));
+            senders.place = Some(place.max(senders.place.unwrap_or_default())); // 0: before all.
         }
     }
 

@@ -435,6 +435,7 @@ fn explain_error(error: &RedisError) -> String {
 
 /// The same for what only Redis can have said, with its own words.
 fn refused_by_server(error: &RedisError) -> String {
+    // An error without a code gets the general advice.
     let code = error.code().unwrap_or_default();
     let advice = match error.kind() {
         ErrorKind::Server(ServerErrorKind::NoPerm) => Some(

@@ -150,6 +150,7 @@ fn add_occupancy(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) 
 
 /// The answers to [`add_occupancy`], in its order. A channel that Redis does not know is empty.
 fn read_occupancy(answers: &[Value]) -> Vec<ClusterOccupancy> {
+    // Redis answers nil for a channel that it does not know.
     let number = |value: &Value| reply::as_number(value).unwrap_or_default() as usize;
     let one = |pair: &[Value]| match pair {
         [subscriptions, users] => {
@@ -210,6 +211,7 @@ async fn count_users(
         batch.add_command(users, counted);
     }
     for (counted, users) in batch.send_all(servers, status).await? {
+        // As above: nil is nobody.
         counted.users = reply::as_number(&users).unwrap_or_default() as usize;
     }
     Ok(())

@@ -175,9 +175,9 @@ impl Sentinels {
         let master = self.ask_sentinel(sentinel, &mut kept).await?;
         let mut details = cmd("SENTINEL");
         details.arg("MASTER").arg(&self.name);
+        // It may refuse, where this user lacks the right: then there are none.
         let details: Option<HashMap<String, String>> =
             details.query_async(&mut kept?).await.unwrap_or_default();
-        // It may not be asked for them.
         // `config-epoch` grows with each failover (Redis' Sentinel documentation, "Configuration
         // epochs").
         let election = details.and_then(|all| all.get("config-epoch")?.parse().ok());

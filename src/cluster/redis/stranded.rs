@@ -53,6 +53,7 @@ impl LinkState {
     /// The same with those that wait for what is away.
     pub(super) fn drop_old_stranded(&mut self, max_age: Duration, status: &LinkStatus) {
         let (kept, dropped) = take_old(&mut self.stranded, &mut self.urgent, (max_age, status));
+        // Relaxed: only the link's thread changes it, others show it.
         status.stranded.fetch_sub(dropped, Ordering::Relaxed);
         shift_bytes(&status.stranded, &status.queued, kept);
     }
@@ -71,6 +72,7 @@ impl LinkState {
         let is_away = |pending: &PendingPublish| servers.is_publish_away(keys, &pending.publish);
         let since = Instant::now();
         for pending in self.recent.take_doubtful(is_away) {
+            // Relaxed: as above.
             status.stranded.fetch_add(pending.publish.queued_bytes(), Ordering::Relaxed);
             self.stranded.push_back(PendingPublish { since, ..pending });
         }
@@ -90,6 +92,7 @@ impl LinkState {
         (status, max_bytes): (&LinkStatus, usize),
     ) {
         let bytes = pending.publish.queued_bytes();
+        // Relaxed: as above.
         if status.stranded.load(Ordering::Relaxed) + bytes > max_bytes
             && !pending.publish.is_urgent()
         {

@@ -341,6 +341,7 @@ impl LinkWriter<'_> {
         all.arg(self.keys.lease_held(app, lease));
         batch.add_command(all, ());
         let answers = batch.send_all(&mut self.servers, self.status).await?;
+        // One command, one answer: without it there is nothing to compare.
         let all = answers.first().map(|(_, value)| reply::as_list(value)).unwrap_or_default();
         let mut names: Vec<&str> = all.iter().filter_map(reply::as_text).collect();
         // Members leave before their channel is empty.

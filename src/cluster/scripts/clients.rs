@@ -140,6 +140,7 @@ impl<'a> ClaimReply<'a> {
         Some(Self {
             owner: reply::as_text(owner).and_then(|text| u64::from_str_radix(text, 16).ok()),
             record,
+            // The script answers a number; without one they count as known since ever.
             since: reply::as_number(since).unwrap_or_default(),
             withdrawals: reply::as_number(withdrawals) == Some(1),
         })

@@ -113,12 +113,14 @@ impl CountTotal {
     pub(in crate::cluster) fn parse_all(value: &Value) -> impl Iterator<Item = Option<Self>> {
         reply::as_list(value).chunks(2).map(|pair| {
             let [total, version] = pair else { return None };
+            // Without a version nobody wants to know the count.
             let text = reply::as_text(version).unwrap_or_default();
             let audience = match text.strip_prefix('-') {
                 Some(version) => version.parse().map(CountAudience::Here),
                 None => text.parse().map(CountAudience::Everybody),
             };
             let audience = audience.unwrap_or(CountAudience::Nobody);
+            // A sum that Redis does not have is one of nothing.
             Some(Self { total: reply::as_number(total).unwrap_or_default() as usize, audience })
         })
     }

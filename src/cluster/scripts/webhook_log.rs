@@ -206,6 +206,7 @@ impl<'a> LogWriteReply<'a> {
         let [marker, dropped, has_reader] = reply::as_list(value) else { return None };
         Some(Self {
             marker: reply::as_text(marker),
+            // A figure for display: without it nothing counts as dropped.
             dropped: reply::as_number(dropped).unwrap_or_default(),
             has_reader: reply::as_number(has_reader) != Some(0),
         })
@@ -303,8 +304,10 @@ impl LogReadReply {
         };
         Some(Self {
             office,
+            // For display; an empty log has no length.
             backlog: reply::as_number(backlog).unwrap_or_default(),
             entries: reply::as_list(entries).iter().filter_map(read_entry).collect(),
+            // Without a time no entry is old enough to be posted yet.
             time: reply::as_number(time).unwrap_or_default(),
             elsewhere: read_holder(elsewhere),
         })

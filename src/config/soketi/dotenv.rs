@@ -17,6 +17,7 @@ pub(in crate::config) fn parse_dotenv(text: &str, name: &str) -> FoundVariables 
         let mut taken = first;
         if let Some((variable, tail)) = split_name(first) {
             let at = first.len() - tail.len();
+            // Both ends lie within the line; an empty rest has no value.
             let (value, length) = parse_value(rest.get(at..).unwrap_or_default(), tail);
             taken = rest.get(..at + length).unwrap_or(first);
             if variable.starts_with(PREFIX) {
@@ -58,10 +59,12 @@ fn split_name(line: &str) -> Option<(&str, &str)> {
 /// it on its last line take.
 fn parse_value(text: &str, line: &str) -> (String, usize) {
     let blanks = line.len() - line.trim_start().len();
+    // The blanks are those of the first line, so the cut is within the text.
     let quoted = text.get(blanks..).unwrap_or_default();
     if let Some(quote @ ('"' | '\'' | '`')) = quoted.chars().next()
         && let Some(end) = closing_quote(quoted, quote)
     {
+        // Nothing follows a quote that ends the text.
         let after = quoted.get(end + 1..).unwrap_or_default().lines().next().unwrap_or_default();
         if matches!(after.trim_start().chars().next(), None | Some('#')) {
             // Other text behind the closing quote would make the quotes part of a plain value.

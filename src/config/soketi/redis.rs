@@ -89,6 +89,7 @@ impl Soketi {
         let own_user = self.text_of("sentinelUsername")?;
         let own_password = self.text_of("sentinelPassword")?;
         let sentinels = self.take_nodes(&redis_key("sentinels"))?;
+        // Without nodes it is one server, or Sentinels.
         let nodes = self.take_nodes(&redis_key("clusterNodes"))?.unwrap_or_default();
         let (scheme, login) = (url.scheme(), url.login());
         if self.take_flag("adapter.redis.clusterMode")? {

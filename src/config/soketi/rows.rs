@@ -34,6 +34,7 @@ impl RowReader {
     pub fn read_app(&self, row: &Map<String, Json>) -> Result<(App, Vec<String>), Error> {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, passed_over: Some(Vec::new()), ..Soketi::default() };
+        // Only names the row in messages; an app without an id is refused below.
         let id = row.get("id").and_then(super::text).unwrap_or_default();
         let origin =
             |column: &str| SettingOrigin::Row { id: id.clone(), column: column.to_owned() };
@@ -45,6 +46,7 @@ impl RowReader {
         let mut apps = soketi.take_apps()?;
         let app = apps.first_mut().ok_or_else(|| Error::of_file(origin(""), "the row is empty"))?;
         app.origin = origin("");
+        // Set above, so it is there.
         Ok((app.resolve_app("apps")?, soketi.passed_over.unwrap_or_default()))
     }
 

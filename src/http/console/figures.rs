@@ -104,6 +104,7 @@ pub(super) fn tell(shared: &ServerState, before: Option<Sample>, unseen: u64) ->
     }
     if let Some(object) = line.as_object_mut() {
         for (index, (name, _)) in RATES.iter().enumerate() {
+            // Both have a number for each of the rates.
             let count = now.counts.get(index).copied().unwrap_or_default();
             let before = before.as_ref().and_then(|before| before.counts.get(index)).copied();
             object.insert((*name).to_owned(), rate(count, before).into());
@@ -134,6 +135,7 @@ fn latency(now: &Sample, before: Option<&Sample>) -> Value {
             count.saturating_sub(before.copied().unwrap_or(*count))
         })
         .collect();
+    // The last bucket has all of them; without one there were none.
     let all = passed.last().copied().unwrap_or_default();
     if all == 0 {
         return Value::Null;
