@@ -30,6 +30,41 @@ fn the_code_is_explained() {
     assert!(inline >= MIN_INLINE, "{inline} lines of comments for a thousand of code");
 }
 
+/// A default that stands in for a value, and an order of memory, are decisions that the code cannot explain. The reason
+/// stands on the line or on one of the four above; documentation counts that names the order.
+#[test]
+fn defaults_and_orders_of_memory_have_a_reason() {
+    let (mut checked, mut bare) = (0, Vec::new());
+    for file in sources() {
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (number, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap();
+            if needs_reason(code) {
+                checked += 1;
+                if !lines[number.saturating_sub(4)..=number].iter().any(|line| gives_reason(line)) {
+                    bare.push(format!("{}:{}: {line}", file.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(checked > 300, "found {checked} of them, so little was checked");
+    assert!(bare.is_empty(), "{bare:#?}");
+}
+
+fn needs_reason(code: &str) -> bool {
+    let orders = ["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst"];
+    let names_order = orders.iter().any(|order| code.contains(&format!("Ordering::{order}")));
+    !code.starts_with("use ") && (names_order || code.contains(".unwrap_or_default()"))
+}
+
+fn gives_reason(line: &str) -> bool {
+    let is_doc = line.starts_with("///") || line.starts_with("//!");
+    let names_order = ["elaxed", "cquire", "elease", "SeqCst"].iter().any(|it| line.contains(it));
+    if is_doc { names_order } else { line.contains("//") }
+}
+
 /// Files move, and headers that point to them stay behind.
 #[test]
 fn comments_name_files_that_exist() {
