@@ -135,7 +135,7 @@ fn an_office_under_a_lease_with_another_tag_is_nobody_elses() {
             office if office.len() == 3 && is_meant(&office) => Ok(office),
             office => Err(format!("{office:?}, at first {first:?}")),
         });
-        moved.unwrap()
+        moved.unwrap_or_else(|error| panic!("{error}; its node says: {}", owner.log()))
     };
     let is_at_home = |lease: &[String]| shards.place(&format!("{{{}}}", lease[2])).1 == home;
     // A link that was slow and is made anew meanwhile takes the first tag again: then it is moved once more.
