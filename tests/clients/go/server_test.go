@@ -25,7 +25,7 @@ const (
 	appID    = "3103"
 	appKey   = "tests-key"
 	secret   = "tests-secret"
-	deadline = 15 * time.Second
+	deadline = 30 * time.Second
 )
 
 // startServer returns the host and port of a server that ends with the test; `app` are further lines of the app's
@@ -103,7 +103,7 @@ func tryServer(t *testing.T, app string) (address string, taken bool) {
 			if err != nil || strings.Contains(log.String(), "panicked") {
 				t.Errorf("the server's end (%v):\n%s", err, log.String())
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(deadline):
 			server.Process.Kill()
 			t.Error("the server did not end in time")
 		}

@@ -247,10 +247,10 @@ describe('behind a proxy that cuts WebSockets', () => {
   });
 
   for (const library of Object.keys(LIBRARIES)) {
-    test(`${library} falls back within ten seconds, by itself`, async () => {
+    test(`${library} falls back by itself`, async () => {
       const { port } = proxy;
       const one = await client(library, 'ann', { wsPort: port, wssPort: port, httpPort: port });
-      await one.connected(10_000);
+      await one.connected();
       assert.equal(await one.transport(), 'xhr_streaming');
       await one.join('news');
       await one.heard('news', 'in', null);

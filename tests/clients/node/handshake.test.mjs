@@ -28,10 +28,10 @@ for (const [name, Library, options] of [
   ['ws without keep-alive', Ws, [{ headers: { Connection: 'close, Upgrade' } }]],
 ]) {
   test(`${name} takes the handshake of a server that stops`, async () => {
-    const server = await Server.start();
+    const server = await Server.start({ settings: 'workers = 1', grace: '20s' });
     const url = `ws://${server.host}:${server.port}/app/${server.key}?protocol=7`;
-    // They are sent away one after the other: as long as that takes, the server is there.
-    const others = Array.from({ length: 20 }, () => new Ws(url));
+    // They are sent away one after the other, forty a second: as long as that takes, the server is there.
+    const others = Array.from({ length: 200 }, () => new Ws(url));
     await Promise.all(others.map((other) => new Promise((greeted) => other.once('message', greeted))));
     server.child.kill('SIGTERM');
     await until('it stops', () => /stopping/.test(server.log));

@@ -73,10 +73,10 @@ export class Server {
    * `settings` are further lines of the `[server]` table, `app` further lines of the app's. The
    * metrics have no port of their own, so that servers can run side by side.
    */
-  static async start({ port, settings = '', app = '', key = 'tests-key' } = {}) {
+  static async start({ port, settings = '', app = '', key = 'tests-key', grace = '1s' } = {}) {
     // A program that knows nothing of these tests may take it before: then try the next one.
     for (let attempt = 1; ; attempt += 1) {
-      const server = new Server(port ?? (await freePort()), settings, app, key);
+      const server = new Server(port ?? (await freePort()), `shutdown_grace = "${grace}"\n${settings}`, app, key);
       if (await server.ready()) return server;
       const taken = /in use/i.test(server.log);
       if (!taken || port || attempt === 3) {
@@ -97,7 +97,7 @@ export class Server {
     const file = join(this.folder, 'fanfare.toml');
     writeFileSync(
       file,
-      `[server]\nhost = "${HOST}"\nport = ${port}\nshutdown_grace = "1s"\n${settings}\n\n` +
+      `[server]\nhost = "${HOST}"\nport = ${port}\n${settings}\n\n` +
         `[metrics]\nport = 0\n\n` +
         `[[apps]]\nid = "${this.id}"\nkey = "${this.key}"\nsecret = "${this.secret}"\n${app}\n`,
     );

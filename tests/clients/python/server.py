@@ -44,9 +44,9 @@ class Server:
 
     app_id, key, secret = "3102", "tests-key", "tests-secret"
 
-    def __init__(self, app=""):
-        """`app` are further lines of the app's table."""
-        self.app = app
+    def __init__(self, app="", settings='shutdown_grace = "1s"'):
+        """`app` are further lines of the app's table, `settings` those of the server's."""
+        self.app, self.settings = app, settings
         # Another process may take the free port before the server does: then try the next one.
         for attempt in range(3):
             self._spawn(free_port())
@@ -64,7 +64,7 @@ class Server:
         self.folder = tempfile.TemporaryDirectory(prefix="fanfare-python-")
         folder = pathlib.Path(self.folder.name)
         (folder / "fanfare.toml").write_text(
-            f'[server]\nhost = "{HOST}"\nport = {port}\nshutdown_grace = "1s"\n\n'
+            f'[server]\nhost = "{HOST}"\nport = {port}\n{self.settings}\n\n'
             f"[metrics]\nport = 0\n\n"
             f'[[apps]]\nid = "{self.app_id}"\nkey = "{self.key}"\nsecret = "{self.secret}"\n'
             f"{self.app}\n"
@@ -98,7 +98,7 @@ class Server:
         """Asks the server to leave, as an init system does, and holds it to a clean end."""
         self.child.send_signal(signal.SIGTERM)
         try:
-            code = self.child.wait(timeout=10)
+            code = self.child.wait(timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:
             self.child.kill()
             code = self.child.wait()

@@ -8,7 +8,7 @@ import aiohttp
 import pusher
 import websockets
 
-from server import Server
+from server import DEADLINE_S, Server
 
 SIZES = (10, 600, 1500, 8_000)
 
@@ -46,7 +46,7 @@ class Compression(unittest.TestCase):
         async def run():
             async with websockets.connect(self.url(), compression="deflate", max_size=None) as socket:
                 self.assertIn("permessage-deflate", socket.response.headers["Sec-WebSocket-Extensions"])
-                hear = lambda: asyncio.wait_for(socket.recv(), 15)
+                hear = lambda: asyncio.wait_for(socket.recv(), DEADLINE_S)
                 await self.converse(socket.send, hear, "of-websockets")
 
         asyncio.run(run())
@@ -56,7 +56,7 @@ class Compression(unittest.TestCase):
             async with aiohttp.ClientSession() as session:
                 async with session.ws_connect(self.url(), compress=15, max_msg_size=0) as socket:
                     self.assertTrue(socket.compress)
-                    hear = lambda: socket.receive_str(timeout=15)
+                    hear = lambda: socket.receive_str(timeout=DEADLINE_S)
                     await self.converse(socket.send_str, hear, "of-aiohttp")
 
         asyncio.run(run())

@@ -6,20 +6,20 @@ import unittest
 
 import aiohttp
 
-from server import Server, until
+from server import DEADLINE_S, Server, until
 
 
 class Handshake(unittest.TestCase):
     def test_a_server_that_stops_takes_the_handshake(self):
-        server = Server()
+        server = Server(settings='workers = 1\nshutdown_grace = "20s"')
         self.addCleanup(server.stop)
         asyncio.run(self.converse(server))
 
     async def converse(self, server):
         url = f"ws://{server.host}:{server.port}/app/{server.key}?protocol=7"
         async with aiohttp.ClientSession() as session:
-            # They are sent away one after the other: as long as that takes, the server is there.
-            others = [await session.ws_connect(url) for _ in range(20)]
+            # They are sent away one after the other, forty a second: as long as that takes, the server is there.
+            others = [await session.ws_connect(url) for _ in range(200)]
             server.child.send_signal(signal.SIGTERM)
             until("it stops", lambda: "stopping" in server.said())
             socket = await session.ws_connect(url)
@@ -29,7 +29,7 @@ class Handshake(unittest.TestCase):
             self.assertEqual((closed.type, closed.data), (aiohttp.WSMsgType.CLOSE, 4100))
             for other in others:
                 await other.close()
-        server.child.wait(timeout=10)
+        server.child.wait(timeout=DEADLINE_S)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ final class Server implements AutoCloseable {
     static final String ID = "3104";
     static final String KEY = "tests-key";
     static final String SECRET = "tests-secret";
-    static final Duration DEADLINE = Duration.ofSeconds(15);
+    static final Duration DEADLINE = Duration.ofSeconds(30);
     private static final String HOST = "127.0.0.1";
     private static final HttpClient HTTP = HttpClient.newHttpClient();
 
@@ -92,7 +92,7 @@ final class Server implements AutoCloseable {
     @Override
     public void close() throws Exception {
         process.destroy();
-        if (!process.waitFor(10, TimeUnit.SECONDS)) process.destroyForcibly().waitFor();
+        if (!process.waitFor(DEADLINE.toSeconds(), TimeUnit.SECONDS)) process.destroyForcibly().waitFor();
         var said = Files.readString(log);
         if (process.exitValue() != 0 || said.contains("panicked")) {
             throw new AssertionError("the server ended with " + process.exitValue() + ":\n" + said);
