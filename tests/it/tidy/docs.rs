@@ -58,6 +58,26 @@ fn every_test_module_has_a_row() {
     assert!(gone.is_empty(), "docs/testing.md names {gone:?}, which do not exist");
 }
 
+/// A reader follows an event from the handler to the write of the socket in one sitting. Files in brackets, and the
+/// second of two that stand beside each other, are another reader's.
+#[test]
+fn the_way_of_an_event_is_a_short_read() {
+    let text = fs::read_to_string("docs/architecture.md").unwrap();
+    let (_, way) = text.split_once("needs seven files").unwrap();
+    let (way, _) = way.split_once("(under load").unwrap();
+    let steps = way.split('→').filter_map(|step| between_backticks_of(step).next());
+    let files: Vec<PathBuf> = steps.map(|name| Path::new("src").join(name)).collect();
+    assert_eq!(files.len(), 7, "{files:?}");
+    let lines = files.iter().map(|file| fs::read_to_string(file).unwrap().lines().count());
+    let lines: usize = lines.sum();
+    assert!(lines < 1500, "{lines} lines in {files:?}");
+}
+
+/// The texts between backticks of a piece that may go over several lines.
+fn between_backticks_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
 #[test]
 fn a_row_that_occurs_twice_is_seen() {
     let text = "| a | b |\n|---|---|\n| c | d |\n| c | e |\n\ntext\n| c | f |\n";
