@@ -17,7 +17,8 @@ class Handshake(unittest.TestCase):
 
     async def converse(self, server):
         url = f"ws://{server.host}:{server.port}/app/{server.key}?protocol=7"
-        async with aiohttp.ClientSession() as session:
+        # It opens no more than a hundred unless it is told.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             # They are sent away one after the other, forty a second: as long as that takes, the server is there.
             others = [await session.ws_connect(url) for _ in range(200)]
             server.child.send_signal(signal.SIGTERM)
