@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::protocol::command::{ClientCommand, ClientEvent, MalformedCommand, SignIn, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError, close};
 use crate::protocol::event::Message;
-use held_commands::{AHEAD, HeldCommand, HeldCommands, PLACE};
+use held_commands::{HeldCommand, HeldCommands, MAX_AHEAD_BYTES, PLACE_BYTES};
 
 /// The conversation of one connection. Dropping it leaves all channels.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Session {
             return self.node.note_acknowledged(&self.connection);
         }
         if let Some(waiting) = self.waiting() {
-            waiting.bytes += text.len() + PLACE;
+            waiting.bytes += text.len() + PLACE_BYTES;
             waiting.texts.push_back(text.into());
             return;
         }
@@ -208,7 +208,7 @@ impl Session {
     /// Whether so many messages wait that reading must stop. TCP then makes the client wait (backpressure).
     pub fn is_ahead(&self) -> bool {
         let waiting = self.extras.as_ref().and_then(|extras| extras.waiting.as_ref());
-        waiting.is_some_and(|waiting| waiting.bytes > AHEAD)
+        waiting.is_some_and(|waiting| waiting.bytes > MAX_AHEAD_BYTES)
     }
 
     /// For how long no more is to be read, because the connection has had more done for it than its share; nothing

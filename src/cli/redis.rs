@@ -49,7 +49,7 @@ fn server_label(url: &str) -> String {
 
 /// Percent of its memory from which on a Redis is worth a look.
 /// Only without eviction: with it, a full Redis is the usual state, and the policy the fault.
-const NEARLY_FULL: u64 = 90;
+const NEARLY_FULL_PERCENT: u64 = 90;
 
 /// Reports all faults, not only the first: each needs a change of Redis's settings, and those are best made
 /// together. The round trip is shown only if the server is usable.
@@ -81,7 +81,9 @@ fn report_finding(report: &mut Report, place: &str, found: RedisFinding) {
         );
         report.add(SUBJECT, Grade::Warn, text);
     }
-    if let Some(percent) = memory.filter(|percent| *percent >= NEARLY_FULL && evicts.is_none()) {
+    if let Some(percent) =
+        memory.filter(|percent| *percent >= NEARLY_FULL_PERCENT && evicts.is_none())
+    {
         let text = format!(
             "{place}{percent} % of its memory is used, and once it is full it takes nothing more: raise maxmemory"
         );

@@ -22,19 +22,19 @@ use crate::node::ServerState;
 
 /// Connections that an address may have for a moment beyond `connections_per_ip`: a backend that has just come is
 /// known only once its first request is read.
-const MOMENT: usize = 64;
+const MAX_UNKNOWN: usize = 64;
 
 /// Seconds on the worker's clock that make a whole one.
 /// The clock moves once a second, so that one step of it may be any moment of one; two are at least a whole one.
-const A_SECOND: u32 = 2;
+const WHOLE_SECOND_TICKS: u32 = 2;
 
 /// Connections that make way together where there is no room for one more, so that they are not looked through for
 /// each.
-const AT_ONCE: usize = 64;
+const EVICTED_AT_ONCE: usize = 64;
 
 /// Bytes of buffers on a worker beyond which those of strangers make way: of 1,000 connections that have sent part of a
 /// request, or 2,000 that have shaken hands for TLS.
-const MOST_BUFFERED: usize = 24 << 20;
+const MAX_BUFFERED_BYTES: usize = 24 << 20;
 
 /// Bytes that hyper and rustls keep for a connection, about, as measured.
 pub const HYPER_BYTES: usize = 24 << 10;
@@ -75,7 +75,7 @@ impl TimerGuard {
         let (timers, place) = (&self.timers, self.timer.place.get());
         timers.visits.borrow_mut().entry(address).or_default().push(place);
         // Some room beyond the limit: backends are only known by their first request.
-        if shared.addresses.excess(address) <= MOMENT {
+        if shared.addresses.excess(address) <= MAX_UNKNOWN {
             return false;
         }
         let longest = timers.longest(address, Some(place), |_| true);
@@ -93,7 +93,7 @@ impl TimerGuard {
         timer.buffers.set(Some((address, before + bytes)));
         timers.buffered.set(timers.buffered.get() + bytes);
         timers.most_held.set(timers.most_held.get().max(timers.held_bytes()));
-        if timers.buffered.get() > MOST_BUFFERED { timers.evict_buffered(timer) } else { 0 }
+        if timers.buffered.get() > MAX_BUFFERED_BYTES { timers.evict_buffered(timer) } else { 0 }
     }
 }
 
@@ -128,12 +128,12 @@ impl RequestTimers {
             }
         }
         // The rest is of those that stay, such as clients that poll.
-        if by_address.values().map(|(bytes, _)| bytes).sum::<usize>() < MOST_BUFFERED / 2 {
+        if by_address.values().map(|(bytes, _)| bytes).sum::<usize>() < MAX_BUFFERED_BYTES / 2 {
             return 0;
         }
         let most = by_address.into_values().max_by_key(|(bytes, _)| *bytes);
         let mut ready = most.map_or(Vec::new(), |(_, ready)| ready);
-        let part = (ready.len() / 4).clamp(1, AT_ONCE).min(ready.len());
+        let part = (ready.len() / 4).clamp(1, EVICTED_AT_ONCE).min(ready.len());
         if part > 0 {
             ready.select_nth_unstable_by_key(part - 1, |timer| timer.turn());
         }
@@ -174,7 +174,8 @@ impl RequestTimers {
         let mut all: Vec<_> = self.visits.borrow().keys().map(|address| (*address, 0)).collect();
         for (address, ended) in &mut all {
             while addresses.excess(*address) > 0 {
-                let longest = self.longest(*address, None, |timer| timer.seconds(now) >= A_SECOND);
+                let longest =
+                    self.longest(*address, None, |timer| timer.seconds(now) >= WHOLE_SECOND_TICKS);
                 // The others are in the middle of a request, or on other workers.
                 let Some(longest) = longest else { break };
                 self.crowd_out(&longest);
@@ -207,7 +208,7 @@ impl RequestTimers {
             })
             .collect();
         drop(all);
-        let part = (ready.len() / 4).clamp(1, AT_ONCE).min(ready.len());
+        let part = (ready.len() / 4).clamp(1, EVICTED_AT_ONCE).min(ready.len());
         if part == 0 {
             return 0;
         }

@@ -14,10 +14,10 @@ use slab::Slab;
 use crate::node::ServerState;
 
 /// How long a backend may leave its connection unused; seconds.
-const IDLE: u32 = 120;
+const IDLE_SECONDS: u32 = 120;
 
 /// How long a connection that has just come has for its first request while the server stops; seconds.
-const FIRST: u32 = 3;
+const FIRST_REQUEST_SECONDS: u32 = 3;
 
 /// The connections of one worker that requests come on.
 /// A slab: a connection knows its own place, so that leaving costs no search.
@@ -127,7 +127,7 @@ impl RequestTimers {
         for (_, timer) in self.timers.borrow().iter() {
             let limit = match timer.step.get() {
                 // A session over HTTP may hold its request open for as long as it likes.
-                RequestPhase::Idle => IDLE,
+                RequestPhase::Idle => IDLE_SECONDS,
                 RequestPhase::Held => continue,
                 RequestPhase::New | RequestPhase::Head | RequestPhase::Body => timeout,
             };
@@ -143,7 +143,7 @@ impl RequestTimers {
     pub fn end_idle(&self, now: u32) {
         for (_, timer) in self.timers.borrow().iter() {
             let age = now.saturating_sub(timer.since.get());
-            if timer.step.get() != RequestPhase::New || age >= FIRST {
+            if timer.step.get() != RequestPhase::New || age >= FIRST_REQUEST_SECONDS {
                 timer.end_connection(TimeoutReason::Draining);
             }
         }

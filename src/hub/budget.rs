@@ -5,20 +5,20 @@
 use std::cell::Cell;
 
 /// Units that come back each second, and how many may be spent before that.
-const A_SECOND: u32 = 10_000;
+const UNITS_PER_SECOND: u32 = 10_000;
 /// The largest burst: a page that reconnects subscribes to all its channels at once.
-const SAVED: u32 = 30 * A_SECOND;
+const MAX_SAVED_UNITS: u32 = 30 * UNITS_PER_SECOND;
 
 /// Units beyond which what one message asks for is waited for at once, whatever was saved up: 96 MiB for others.
-const ONE_MESSAGE: u32 = 3 * A_SECOND;
+const MAX_MESSAGE_UNITS: u32 = 3 * UNITS_PER_SECOND;
 
 /// How much a connection may be refused for, or ping, while it is held up: at the rates below, what takes 20 s.
-const HOPELESS: u32 = 2_000;
+const MAX_REFUSED_UNITS: u32 = 2_000;
 
 /// Bytes written for a connection's doing, to itself or to others, that a unit pays for: 32 MiB a second.
-const BYTES_A_UNIT: usize = (32 << 20) / A_SECOND as usize;
+const BYTES_PER_UNIT: usize = (32 << 20) / UNITS_PER_SECOND as usize;
 
-/// Kinds of work, by their cost. `A_SECOND` divided by the cost is how many a connection may cause each second.
+/// Kinds of work, by their cost. `UNITS_PER_SECOND` divided by the cost is how many a connection may cause each second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WorkKind {
     /// A message or a frame, whatever it says: 10,000 a second.
@@ -47,12 +47,12 @@ impl WorkKind {
     fn units(self) -> u32 {
         match self {
             Self::Frame => 1,
-            Self::Subscribe => A_SECOND / 500,
-            Self::NewChannel | Self::Ping | Self::OverRate => A_SECOND / 100,
-            Self::Refused => A_SECOND / 20,
-            Self::SignIn => A_SECOND / 5,
+            Self::Subscribe => UNITS_PER_SECOND / 500,
+            Self::NewChannel | Self::Ping | Self::OverRate => UNITS_PER_SECOND / 100,
+            Self::Refused => UNITS_PER_SECOND / 20,
+            Self::SignIn => UNITS_PER_SECOND / 5,
             Self::Notices(count) => u32::try_from(count / 2).unwrap_or(u32::MAX),
-            Self::Bytes(bytes) => u32::try_from(bytes / BYTES_A_UNIT).unwrap_or(u32::MAX),
+            Self::Bytes(bytes) => u32::try_from(bytes / BYTES_PER_UNIT).unwrap_or(u32::MAX),
         }
     }
 
@@ -92,10 +92,10 @@ impl WorkBudget {
         if units == 0 {
             return;
         }
-        let beyond = units.saturating_sub(ONE_MESSAGE);
-        let least = if beyond > 0 { SAVED.saturating_add(beyond) } else { 0 };
+        let beyond = units.saturating_sub(MAX_MESSAGE_UNITS);
+        let least = if beyond > 0 { MAX_SAVED_UNITS.saturating_add(beyond) } else { 0 };
         let spent = self.spent().saturating_add(units).max(least).min(MAX_SPENT);
-        let more = if spent > SAVED { work.weight() } else { 0 };
+        let more = if spent > MAX_SAVED_UNITS { work.weight() } else { 0 };
         self.set(spent, (self.refused() + more).min(MAX_REFUSED));
     }
 
@@ -117,15 +117,15 @@ impl WorkBudget {
     /// For how many hundredths of a second no more is to be read; 0: it may go on.
     pub fn wait(&self, now: u32) -> u32 {
         let passed = now.saturating_sub(self.at.replace(now));
-        let back = passed.saturating_mul(A_SECOND / 100);
+        let back = passed.saturating_mul(UNITS_PER_SECOND / 100);
         let spent = self.spent().saturating_sub(back);
-        self.set(spent, if spent < SAVED / 2 { 0 } else { self.refused() });
-        spent.saturating_sub(SAVED).div_ceil(A_SECOND / 100)
+        self.set(spent, if spent < MAX_SAVED_UNITS / 2 { 0 } else { self.refused() });
+        spent.saturating_sub(MAX_SAVED_UNITS).div_ceil(UNITS_PER_SECOND / 100)
     }
 
     /// Whether it keeps sending requests that are refused, however long it is throttled.
     pub fn is_hopeless(&self) -> bool {
-        self.refused() >= HOPELESS
+        self.refused() >= MAX_REFUSED_UNITS
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
                 wait => now += wait,
             }
         }
-        let at_once = SAVED / (A_SECOND / 100);
+        let at_once = MAX_SAVED_UNITS / (UNITS_PER_SECOND / 100);
         assert!((at_once + 5_990..at_once + 6_010).contains(&done), "a hundred a second: {done}");
         assert!(!budget.is_hopeless());
         assert_eq!(budget.wait(now + 3_100), 0);

@@ -13,7 +13,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
 
 /// Approximate bytes of an entry beside its frame: the name, and its parts of the map and the list.
-const OVERHEAD: usize = 200;
+const ENTRY_BYTES: usize = 200;
 
 /// One app's cached events.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl CachedEvent {
 
 /// Bytes that are counted for an event that is kept.
 pub fn counted_bytes(message: &Message, data: &str) -> usize {
-    message.bytes().len() + data.len() + OVERHEAD
+    message.bytes().len() + data.len() + ENTRY_BYTES
 }
 
 impl CacheEntries {

@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::metrics::AppTraffic;
 
 /// Bytes of frames that are joined into one piece for all subscribers of a channel.
-const JOINED: usize = 64 << 10;
+const MAX_JOINED_BYTES: usize = 64 << 10;
 
 impl Worker {
     /// Delivers frames so that each subscriber gets its own in the order they came. Channels whose
@@ -42,7 +42,7 @@ impl Worker {
             let joins = run.last().is_some_and(|last| {
                 last.channel == next.channel && last.history.joins(next.history)
             });
-            if !joins || run_bytes + next.frame.len() > JOINED {
+            if !joins || run_bytes + next.frame.len() > MAX_JOINED_BYTES {
                 self.deliver_run(&mut run, touched);
                 run_bytes = 0;
             }

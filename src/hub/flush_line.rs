@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 /// Sockets, and bytes queued for them, that are flushed before others on the worker get a turn.
 /// A socket costs a system call and its bytes are copied, so these bound how long a turn stands still: 4 MiB take a few
 /// milliseconds, and are 16 KiB for each of 256 sockets.
-const PART: usize = 256;
+const SOCKETS_PER_PART: usize = 256;
 const PART_BYTES: usize = 4 << 20;
 
 /// The same, in sockets, while events come faster than they are written. Others get their turn so much sooner, and what
 /// they publish in it leaves in one write with what those further back wait for.
-const BUSY_PART: usize = 32;
+const BUSY_SOCKETS_PER_PART: usize = 32;
 
 /// Events for crowds in one burst after which the next ones wait for each other, and for how long at most.
 const MANY_EVENTS: usize = 8;
@@ -20,7 +20,7 @@ const LONGEST_REST: Duration = Duration::from_millis(2);
 
 /// Whether a channel has more subscribers than are written to at once.
 pub(super) fn is_crowd(subscribers: usize) -> bool {
-    subscribers > PART
+    subscribers > SOCKETS_PER_PART
 }
 
 /// The connections to which a turn has given something, each once.
@@ -76,7 +76,7 @@ impl<T> Default for FlushLine<T> {
     fn default() -> Self {
         let (few, light, heavy) = Default::default();
         let (begun, soon, rest) = Default::default();
-        Self { few, light, heavy, part: PART, quiet: 0, begun, soon, gathered: 0, rest }
+        Self { few, light, heavy, part: SOCKETS_PER_PART, quiet: 0, begun, soon, gathered: 0, rest }
     }
 }
 
@@ -97,10 +97,10 @@ impl<T> FlushLine<T> {
         let is_soon = |since| self.soon.is_some_and(|soon| since < soon);
         // What arrived before the last events were written shows that events outpace the sockets.
         if since.is_some_and(|since| self.begun.is_some() || is_soon(since)) {
-            (self.part, self.quiet) = (BUSY_PART, 0);
-        } else if self.quiet >= PART {
+            (self.part, self.quiet) = (BUSY_SOCKETS_PER_PART, 0);
+        } else if self.quiet >= SOCKETS_PER_PART {
             // Small parts cost a calm worker turns, so one quiet part of full size is enough to leave them.
-            self.part = PART;
+            self.part = SOCKETS_PER_PART;
         }
         self.begun.get_or_insert(begun);
     }
@@ -151,7 +151,7 @@ impl<T> FlushLine<T> {
         if self.few.is_empty() && fits(&touched.few, &[], self.part) {
             return &mut touched.few;
         }
-        let goes_first = fits(&touched.few, &[], PART);
+        let goes_first = fits(&touched.few, &[], SOCKETS_PER_PART);
         for one in touched.few.drain(..) {
             let is_first = goes_first || is_light(&one);
             if is_first { &mut self.few } else { &mut self.heavy }.push_back(one);
@@ -162,7 +162,7 @@ impl<T> FlushLine<T> {
     /// Gives `part` what a turn can flush, of all of them.
     pub(super) fn give_part(&mut self, part: &mut Vec<T>, queued: impl Fn(&T) -> usize) {
         // No more at a time where parts are small, or there would be more of it for each of the others.
-        let heavy_bytes = PART_BYTES / PART * self.part;
+        let heavy_bytes = PART_BYTES / SOCKETS_PER_PART * self.part;
         for (line, bytes) in [
             (&mut self.few, PART_BYTES),
             (&mut self.light, PART_BYTES),
@@ -194,8 +194,8 @@ mod tests {
         crowd: impl IntoIterator<Item = usize>,
     ) -> TouchedList<usize> {
         let mut all = TouchedList::default();
-        few.into_iter().for_each(|bytes| all.add_touched(bytes, PART));
-        crowd.into_iter().for_each(|bytes| all.add_touched(bytes, PART + 1));
+        few.into_iter().for_each(|bytes| all.add_touched(bytes, SOCKETS_PER_PART));
+        crowd.into_iter().for_each(|bytes| all.add_touched(bytes, SOCKETS_PER_PART + 1));
         all
     }
 
@@ -218,10 +218,11 @@ mod tests {
 
     #[test]
     fn a_turn_flushes_so_many_sockets_or_bytes() {
-        let part =
-            |sockets, bytes| part_by_bytes(std::iter::repeat_n(bytes, sockets), PART, PART_BYTES);
-        assert_eq!((part(0, 1), part(7, 100), part(10_000, 100)), (0, 7, PART));
-        assert_eq!(part(10_000, 16 << 10), PART);
+        let part = |sockets, bytes| {
+            part_by_bytes(std::iter::repeat_n(bytes, sockets), SOCKETS_PER_PART, PART_BYTES)
+        };
+        assert_eq!((part(0, 1), part(7, 100), part(10_000, 100)), (0, 7, SOCKETS_PER_PART));
+        assert_eq!(part(10_000, 16 << 10), SOCKETS_PER_PART);
         assert_eq!(part(2_000, 100 << 10), 41);
         assert_eq!(part(2, 64 << 20), 1, "it is not cut");
     }
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(part.iter().filter(|bytes| **bytes == 7).count(), 16);
         assert_eq!(part.len(), 16 + 41, "and those of the room go on meanwhile");
         // What is little altogether is flushed at once.
-        assert_eq!(at_once(&mut line, touched([7; PART], [])), PART);
+        assert_eq!(at_once(&mut line, touched([7; SOCKETS_PER_PART], [])), SOCKETS_PER_PART);
         assert_eq!(parts(&mut line).len(), 12);
     }
 
@@ -246,12 +247,20 @@ mod tests {
         assert_eq!(at_once(&mut line, touched([], [7; 1000])), 0);
         // Its front was flushed, and is given something again.
         line.give_part(&mut Vec::new(), |bytes| *bytes);
-        assert_eq!(at_once(&mut line, touched([1; 20], [8; PART])), 20);
-        assert_eq!(line.light.iter().position(|bytes| *bytes == 8), Some(1000 - PART));
+        assert_eq!(at_once(&mut line, touched([1; 20], [8; SOCKETS_PER_PART])), 20);
+        assert_eq!(line.light.iter().position(|bytes| *bytes == 8), Some(1000 - SOCKETS_PER_PART));
         // Few that are many together come before the crowd, not instead of it.
         assert_eq!(at_once(&mut line, touched([1; 300], [])), 0);
         assert_eq!(at_once(&mut line, touched([2; 10], [])), 0, "in their order");
-        assert_eq!(parts(&mut line), [2 * PART, 54 + PART, PART, 1000 - 3 * PART]);
+        assert_eq!(
+            parts(&mut line),
+            [
+                2 * SOCKETS_PER_PART,
+                54 + SOCKETS_PER_PART,
+                SOCKETS_PER_PART,
+                1000 - 3 * SOCKETS_PER_PART
+            ]
+        );
     }
 
     #[test]
@@ -265,15 +274,23 @@ mod tests {
             line.end_turn(flushed, at(end));
             line.part
         };
-        assert_eq!(turn(Some(10), 10, 12, PART, true), PART);
-        assert_eq!(turn(None, 12, 14, PART, false), PART);
+        assert_eq!(turn(Some(10), 10, 12, SOCKETS_PER_PART, true), SOCKETS_PER_PART);
+        assert_eq!(turn(None, 12, 14, SOCKETS_PER_PART, false), SOCKETS_PER_PART);
         // All was flushed in 4 ms: after 5 more that is long ago.
-        assert_eq!(turn(Some(19), 19, 21, PART, false), PART);
-        assert_eq!(turn(Some(22), 22, 23, PART, true), BUSY_PART, "after one that took two");
-        assert_eq!(turn(Some(23), 23, 24, 10, true), BUSY_PART, "while others wait");
-        assert_eq!(turn(None, 24, 25, PART - 11, true), BUSY_PART);
-        assert_eq!(turn(None, 25, 26, 1, true), BUSY_PART, "it has not been quiet for long");
-        assert_eq!(turn(None, 26, 27, 1, false), PART);
+        assert_eq!(turn(Some(19), 19, 21, SOCKETS_PER_PART, false), SOCKETS_PER_PART);
+        assert_eq!(
+            turn(Some(22), 22, 23, SOCKETS_PER_PART, true),
+            BUSY_SOCKETS_PER_PART,
+            "after one that took two"
+        );
+        assert_eq!(turn(Some(23), 23, 24, 10, true), BUSY_SOCKETS_PER_PART, "while others wait");
+        assert_eq!(turn(None, 24, 25, SOCKETS_PER_PART - 11, true), BUSY_SOCKETS_PER_PART);
+        assert_eq!(
+            turn(None, 25, 26, 1, true),
+            BUSY_SOCKETS_PER_PART,
+            "it has not been quiet for long"
+        );
+        assert_eq!(turn(None, 26, 27, 1, false), SOCKETS_PER_PART);
     }
 
     #[test]
@@ -283,7 +300,7 @@ mod tests {
         let mut burst = |for_crowds, begun, end| {
             line.begin_turn((Some(at(begun)), for_crowds), at(begun));
             line.begin_turn((Some(at(begun)), for_crowds), at(begun));
-            line.end_turn(PART + 1, at(end));
+            line.end_turn(SOCKETS_PER_PART + 1, at(end));
             line.rest_until()
         };
         assert_eq!(burst(MANY_EVENTS / 2, 10, 11), Some(at(12)));

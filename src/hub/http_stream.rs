@@ -25,7 +25,7 @@ use crate::protocol::fallback::{AnswerFraming, HEADERS, MAX_ANSWER_UNITS, OPEN};
 const MAX_PIECES: usize = 60;
 
 /// Bytes that are counted for a request beside what it says.
-const REQUEST: usize = 4 << 10;
+const REQUEST_BYTES: usize = 4 << 10;
 
 /// A session's stream.
 #[derive(Debug)]
@@ -146,8 +146,8 @@ impl HttpStream {
     /// Bytes of messages that wait, each request counted with a minimum.
     pub fn waiting_bytes(&self) -> usize {
         let bytes = |one: &SessionRequest| match one {
-            SessionRequest::Texts { bytes, .. } => bytes + REQUEST,
-            _ => REQUEST,
+            SessionRequest::Texts { bytes, .. } => bytes + REQUEST_BYTES,
+            _ => REQUEST_BYTES,
         };
         self.arrivals.iter().map(bytes).sum()
     }

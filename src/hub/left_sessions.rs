@@ -14,15 +14,15 @@ use super::worker::Worker;
 
 /// Of all places this share is for such sessions, and no fewer on a worker than so many: the clients of a large site
 /// who poll behind one address, and are between two polls.
-const SHARE: u64 = 8;
+const SESSION_SHARE: u64 = 8;
 /// Sessions without a receiver that every worker may keep.
 const MIN_SESSIONS: u64 = 64;
 
 /// Where places are not limited.
-const UNLIMITED: u64 = 1 << 17;
+const UNLIMITED_PLACES: u64 = 1 << 17;
 
 /// How long one is kept where there are no places left; seconds of the worker's clock.
-const PATIENCE: u32 = 3;
+const CROWDED_SECONDS: u32 = 3;
 
 impl Connection {
     /// How long no request has received; `None` if one does.
@@ -39,8 +39,8 @@ impl Connection {
 
 /// Sessions may be left so many on each of `workers`, of `places` for all.
 fn most_left(places: u64, workers: u64) -> usize {
-    let places = if places == 0 { UNLIMITED } else { places };
-    (places / SHARE / workers.max(1)).max(MIN_SESSIONS) as usize
+    let places = if places == 0 { UNLIMITED_PLACES } else { places };
+    (places / SESSION_SHARE / workers.max(1)).max(MIN_SESSIONS) as usize
 }
 
 impl Worker {
@@ -61,7 +61,7 @@ impl Worker {
     pub fn look_after_sessions(&self, places: u64, is_crowded: bool) -> Vec<IpAddr> {
         let (most, now) = (most_left(places, self.hub().worker_count() as u64), self.now_seconds());
         let is_old =
-            |lull: SessionLull| lull.since > 0 && now.saturating_sub(lull.since) >= PATIENCE;
+            |lull: SessionLull| lull.since > 0 && now.saturating_sub(lull.since) >= CROWDED_SECONDS;
         let mut ended = if is_crowded { self.end_sessions(0, is_old) } else { Vec::new() };
         ended.extend(self.end_sessions(most, |_| true));
         ended

@@ -32,10 +32,10 @@ enum OutboxQueue {
 }
 
 /// Bytes that the shortest frame takes, about: a handle in the queue, and a piece of memory of its own.
-const LEAST: usize = 64;
+const MIN_FRAME_BYTES: usize = 64;
 
 /// How many times the cap a frame may be that waits alone.
-const ALONE: usize = 16;
+const MAX_ALONE_TIMES: usize = 16;
 
 impl Outbox {
     /// Frames that one system call takes; Linux takes 1,024, but more than this gains nothing.
@@ -57,12 +57,12 @@ impl Outbox {
     /// reads no answer to its pings cannot have many times the bytes kept for it.
     pub fn has_room(&self, bytes: usize, max: usize) -> bool {
         let frames = match &self.queue {
-            OutboxQueue::Empty => return bytes <= max.saturating_mul(ALONE),
+            OutboxQueue::Empty => return bytes <= max.saturating_mul(MAX_ALONE_TIMES),
             OutboxQueue::One(_) => 0,
             OutboxQueue::Many(all) => all.len() - 1,
         };
         let front = self.front().map_or(0, Bytes::len);
-        (self.bytes - front).max(frames * LEAST) + bytes <= max
+        (self.bytes - front).max(frames * MIN_FRAME_BYTES) + bytes <= max
     }
 
     pub fn push(&mut self, frame: Bytes) {

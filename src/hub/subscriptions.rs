@@ -8,19 +8,19 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
 /// Subscriptions up to which a list is searched faster than a table.
-const SEARCHED: usize = 16;
+const MAX_SEARCHED: usize = 16;
 
 /// Subscriptions from which on the list grows by a quarter.
-const GROWN: usize = 64;
+const SLOW_GROWTH_FROM: usize = 64;
 
 /// Bytes that are counted for a subscription beside its channel's name: its place in the list of its connection
 /// and in that of its channel, and the channel itself, here and in the directory.
-const BYTES: usize = 320;
+const SUBSCRIPTION_BYTES: usize = 320;
 
 /// Bytes that are counted for a subscription to the channel, whether or not others are subscribed to it: so what a
 /// client may have does not depend on who leaves.
 pub fn counted_bytes(name: &ChannelName) -> usize {
-    BYTES + name.as_str().len()
+    SUBSCRIPTION_BYTES + name.as_str().len()
 }
 
 /// The versions of a channel's two histories that a subscriber knows.
@@ -136,7 +136,7 @@ impl SubscriptionTable {
     /// Makes the table once it is worth its memory.
     fn push(&mut self, subscription: Subscription) {
         self.bytes += subscription.bytes as usize;
-        if self.list.len() == self.list.capacity() && self.list.len() > GROWN {
+        if self.list.len() == self.list.capacity() && self.list.len() > SLOW_GROWTH_FROM {
             // Twice the room would stand half empty for as long as the connection does.
             self.list.reserve_exact(self.list.len() / 4);
         }
@@ -144,7 +144,7 @@ impl SubscriptionTable {
         let all = &self.list;
         let rehash = |&at: &u32| all.get(at as usize).map_or(0, |one| hash(one.channel.slot));
         let new = if self.index.is_empty() { 0 } else { all.len() - 1 };
-        if all.len() > SEARCHED {
+        if all.len() > MAX_SEARCHED {
             for (at, one) in all.iter().enumerate().skip(new) {
                 self.index.insert_unique(hash(one.channel.slot), at as u32, rehash);
             }
@@ -175,10 +175,10 @@ impl SubscriptionTable {
 
     /// Gives back what three quarters of is unused.
     fn shrink(&mut self) {
-        if self.list.len() <= SEARCHED / 2 {
+        if self.list.len() <= MAX_SEARCHED / 2 {
             self.index = HashTable::new();
         }
-        if self.list.len() >= SEARCHED && self.list.len() < self.list.capacity() / 4 {
+        if self.list.len() >= MAX_SEARCHED && self.list.len() < self.list.capacity() / 4 {
             let room = 2 * self.list.len();
             self.list.shrink_to(room);
             let all = &self.list;

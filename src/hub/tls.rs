@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 
 /// Bytes that are encrypted at a time: four full records (RFC 8446 section 5.1). No more than this waits
 /// encrypted, uncounted by the outbox.
-const RUN: usize = 64 << 10;
+const RUN_BYTES: usize = 64 << 10;
 
 /// A TCP stream and the TLS session on it.
 #[derive(Debug)]
@@ -207,7 +207,7 @@ impl TlsStream {
         for frame in outbox.iter() {
             slices.push(IoSlice::new(frame));
             bytes += frame.len();
-            if bytes >= RUN {
+            if bytes >= RUN_BYTES {
                 break;
             }
         }

@@ -24,7 +24,7 @@ pub struct ProcessStats {
 }
 
 /// Ticks a second in `/proc`, on every Linux whatever its own clock.
-const TICKS: f64 = 100.0;
+const TICKS_PER_SECOND: f64 = 100.0;
 
 impl ProcessStats {
     /// Bytes of memory that the process holds now; cheaper than a look at everything.
@@ -50,9 +50,9 @@ impl ProcessStats {
         Some(Self {
             resident_bytes: field(24) * page,
             virtual_bytes: field(23),
-            user_seconds: field(14) / TICKS,
-            system_seconds: field(15) / TICKS,
-            start_seconds: boot_time()? + field(22) / TICKS,
+            user_seconds: field(14) / TICKS_PER_SECOND,
+            system_seconds: field(15) / TICKS_PER_SECOND,
+            start_seconds: boot_time()? + field(22) / TICKS_PER_SECOND,
             open_files: open_files()?,
             max_files: limit.map_or(f64::INFINITY, |limit| limit as f64),
             threads: field(20),

@@ -35,7 +35,7 @@ use crate::protocol::trace::Trace;
 const CONNECTIONS_EVERY: Duration = Duration::from_millis(200);
 
 /// After how many of those the totals are requested although nothing changed here: once a second.
-const SUMS_EVERY: u32 = 5;
+const SUMS_EVERY_TICKS: u32 = 5;
 
 /// Handles link events until the link ends. Nothing here waits, so that the link can go on reading; slow operations,
 /// such as a withdrawal, are awaited beside it.
@@ -68,7 +68,7 @@ pub async fn handle_link_events(
                 tick = tick.wrapping_add(1);
                 shared.look_after_travellers(cluster, tick);
                 announced.notify_if_changed(&shared.apps.load_full(), cluster.link());
-                shared.tell_connections(cluster, &mut sent_counts, tick.is_multiple_of(SUMS_EVERY));
+                shared.tell_connections(cluster, &mut sent_counts, tick.is_multiple_of(SUMS_EVERY_TICKS));
             }
         }
     }

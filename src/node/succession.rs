@@ -31,7 +31,7 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(1);
 const LOOKED_UP: Duration = Duration::from_secs(2);
 
 /// Bytes that are written at a time.
-const CHUNK: usize = 256 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// The answer once a message was carried out.
 const DONE: u8 = b'.';
@@ -219,10 +219,10 @@ impl ServerState {
         Ok(())
     }
 
-    /// How many clients and events were written. In pieces of [`CHUNK`], so that a large estate is
+    /// How many clients and events were written. In pieces of [`CHUNK_BYTES`], so that a large estate is
     /// never in memory twice.
     fn write_estates(&self, stream: &mut UnixStream) -> io::Result<(usize, usize)> {
-        let (mut counts, mut out) = ((0, 0), Vec::with_capacity(CHUNK));
+        let (mut counts, mut out) = ((0, 0), Vec::with_capacity(CHUNK_BYTES));
         for (app, directory) in self.hub.directories() {
             let estate = directory.resume.leave_estate(self.hub.seconds_since_start());
             let ResumeEstate { highest, complete_for, channels, events, clients } = estate;
@@ -236,7 +236,7 @@ impl ServerState {
                 .chain(clients.into_iter().map(Bequest::Client));
             for message in all {
                 message.write(&mut out);
-                if out.len() >= CHUNK {
+                if out.len() >= CHUNK_BYTES {
                     stream.write_all(&out)?;
                     out.clear();
                 }

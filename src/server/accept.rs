@@ -23,7 +23,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections beyond those that may be open, at which workers first close some before more are accepted: they are
 /// of the files that stay free.
-const FAR_TOO_MANY: usize = 32;
+const PAUSE_BEYOND: usize = 32;
 
 /// How long they have for that.
 const MOMENT: Duration = Duration::from_millis(5);
@@ -102,7 +102,7 @@ impl Acceptor {
         loop {
             // Over the limit the workers close idle connections first; without the wait new ones would come faster
             // than those go.
-            if self.loads.excess() >= FAR_TOO_MANY {
+            if self.loads.excess() >= PAUSE_BEYOND {
                 tokio::time::sleep(MOMENT).await;
             }
             let accepted = tokio::select! {

@@ -39,7 +39,7 @@ use crate::socket::{self, Socket, http_session, upgrade};
 
 /// Connections beyond those that may be open, at which a new one is closed where none can make way for it.
 /// Some are in the middle of requests, and end by themselves.
-const SOME_TOO_MANY: usize = 16;
+const CLOSE_BEYOND: usize = 16;
 
 /// Why connections of an address are closed.
 pub(super) const MORE_THAN_MAY_BE: &str = "this address has more than server.connections_per_ip";
@@ -85,7 +85,7 @@ async fn serve(terms: Rc<ConnectionSettings>, accepted: AcceptedConnection, aliv
         let ended = http.timers.evict(&kept);
         log_eviction(&http, peer.ip(), ended.max(1), "as many connections are open as may be");
         // Those that could make way may all be on other workers: then this one does, for the next one here.
-        if ended == 0 && terms.loads.excess() > SOME_TOO_MANY {
+        if ended == 0 && terms.loads.excess() > CLOSE_BEYOND {
             return;
         }
     }

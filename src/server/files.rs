@@ -5,10 +5,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
 /// Files that are no connections of clients: listeners, logs, Redis, webhooks, and some that stay free.
-const OWN: u64 = 64;
+const OWN_FILES: u64 = 64;
 
 /// Those of each worker.
-const WORKER: u64 = 4;
+const FILES_PER_WORKER: u64 = 4;
 
 /// File descriptors for clients.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) fn hard_limit() -> Option<u64> {
 
 /// Shares out so many files.
 pub(super) fn shares(files: u64, workers: usize) -> FileShares {
-    let connections = files.saturating_sub(OWN + WORKER * workers as u64);
+    let connections = files.saturating_sub(OWN_FILES + FILES_PER_WORKER * workers as u64);
     // Backends, probes, and refused clients use descriptors for a moment only.
     let requests = (files / 32).clamp(16, 1024);
     FileShares {

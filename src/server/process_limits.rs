@@ -10,7 +10,7 @@ use crate::config::MemoryLimit;
 use crate::metrics::ProcessStats;
 
 /// Percent of the addresses of which as many may be mapped: the rest is for what a thread or an allocation takes at once.
-const ADDRESSES: u64 = 90;
+const MAX_ADDRESS_PERCENT: u64 = 90;
 
 /// Bytes that the process may hold before new sockets are refused; 0: no limit.
 pub(super) fn limit(limit: MemoryLimit) -> u64 {
@@ -43,7 +43,7 @@ pub(super) fn held_bytes(limit: u64) -> Option<u64> {
 /// count as 7.5 held, since as much is left.
 fn nearer_to_limit(limit: u64, resident: u64, addresses: Option<(u64, u64)>) -> u64 {
     addresses.map_or(resident, |(all, mapped)| {
-        resident.max(mapped.saturating_sub((all / 100 * ADDRESSES).saturating_sub(limit)))
+        resident.max(mapped.saturating_sub((all / 100 * MAX_ADDRESS_PERCENT).saturating_sub(limit)))
     })
 }
 

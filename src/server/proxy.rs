@@ -13,7 +13,7 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The longest line of version 1, its end included.
 /// The specification's own figure, for two IPv6 addresses written in full.
-const LINE: usize = 107;
+const MAX_LINE_BYTES: usize = 107;
 
 /// The longest header of version 2 that is taken: addresses and 1 KiB of extensions, which are skipped.
 /// 216 bytes are the longest addresses, those of Unix sockets; more extensions than that no proxy sends.
@@ -91,7 +91,7 @@ fn parse(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
 /// 443\r\n`.
 fn version_1(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else {
-        return Err(if bytes.len() < LINE {
+        return Err(if bytes.len() < MAX_LINE_BYTES {
             ProxyHeaderError::Unfinished
         } else {
             ProxyHeaderError::Malformed
@@ -185,7 +185,7 @@ mod tests {
             b"GET / HTTP/1.1\r\n".to_vec(),
             b"PROXY TCP4 nobody 198.51.100.1 80 443\r\n".to_vec(),
             b"PROXY TCP4\r\n".to_vec(),
-            [&b"PROXY "[..], &[b'x'; LINE]].concat(),
+            [&b"PROXY "[..], &[b'x'; MAX_LINE_BYTES]].concat(),
             v2(0x31, 0x11, &[0; 12]),
             v2(0x21, 0x11, &[0; 11]),
             v2(0x21, 0x11, &[0; 2000]),

@@ -89,7 +89,7 @@ impl Certificates {
         let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
         let file = self.files.cert.display();
         if end > 0 && now > end {
-            let days = (now - end) / DAY;
+            let days = (now - end) / DAY_SECONDS;
             return Some(format!("{file}: the certificate has expired, {days} days ago: renew it"));
         }
         let is_early = now < begin;
@@ -231,7 +231,7 @@ const CERT: &str = "server.tls.cert";
 const KEY: &str = "server.tls.key";
 
 /// In seconds, as certificates count.
-const DAY: u64 = 24 * 3600;
+const DAY_SECONDS: u64 = 24 * 3600;
 
 /// A setting's name, the file, and what is wrong: all that is needed to mend it.
 fn unusable(setting: &'static str, file: &Path, problem: impl fmt::Display) -> UnusableSetting {

@@ -15,7 +15,7 @@ use crate::hub::handshakes::counted_address;
 
 /// Flights that are answered before deliveries get a turn. With a key of ECDSA that is less than 1 ms, with one of RSA
 /// of 2048 bits about 3 ms.
-const SHARE: usize = 4;
+const FLIGHTS_PER_TURN: usize = 4;
 
 /// Handshakes of an address that may be unfinished on a worker: each keeps some KiB until its client answers.
 const MAX_BEGUN: usize = 1024;
@@ -130,7 +130,7 @@ impl AddressLines {
 impl HandshakeTurns {
     /// Waits until a flight of `address` may be answered. Not at all while little was computed in this turn.
     pub(super) async fn wait_for_turn(&self, address: IpAddr) {
-        if self.answered.get() < SHARE {
+        if self.answered.get() < FLIGHTS_PER_TURN {
             self.answered.set(self.answered.get() + 1);
             return;
         }
@@ -160,7 +160,7 @@ impl HandshakeTurns {
             .await;
             yield_now().await;
             let mut lines = self.lines.borrow_mut();
-            self.answered.set((0..SHARE).take_while(|_| lines.grant_next()).count());
+            self.answered.set((0..FLIGHTS_PER_TURN).take_while(|_| lines.grant_next()).count());
         }
     }
 }
@@ -198,7 +198,7 @@ mod tests {
             let others: Vec<_> = (0..4).map(|n| shake(format!("10.0.0.{n}"))).collect();
             for other in others {
                 let place = other.await.unwrap();
-                assert!(place <= 3 * SHARE + 4, "it was answered after {place}");
+                assert!(place <= 3 * FLIGHTS_PER_TURN + 4, "it was answered after {place}");
             }
             for one in flood {
                 let _ = one.await;

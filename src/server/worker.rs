@@ -44,10 +44,10 @@ const CHECKED_EACH_SECOND: usize = 2000;
 const UPDATED_PER_TURN: usize = 256;
 
 /// Bytes from which a connection may be closed when memory is used up: many times what most connections hold.
-const MUCH: usize = 64 << 10;
+const HEAVY_BYTES: usize = 64 << 10;
 
 /// Seconds for which the longest turn is remembered, at least.
-const PEAKS: u32 = 15;
+const PEAK_SECONDS: u32 = 15;
 
 /// Runs a worker until the server has ended; returns at once if no runtime can be created.
 pub(super) fn run(beginning: WorkerContext, acceptor: Option<Acceptor>) {
@@ -280,7 +280,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             turns.waiting.set(waiting as u64);
             waiting = 0;
         }
-        if now.is_multiple_of(PEAKS) {
+        if now.is_multiple_of(PEAK_SECONDS) {
             turns.longest.begin_stretch();
         }
         // Work for the whole node, done once.
@@ -324,7 +324,7 @@ fn make_room(node: &Node) {
     }
     let held = |one: &Rc<Connection>| one.held_bytes();
     let mut all = node.worker.some_connections(0, node.worker.places()).0;
-    all.retain(|one| !one.is_closing() && held(one) >= MUCH);
+    all.retain(|one| !one.is_closing() && held(one) >= HEAVY_BYTES);
     all.sort_by_cached_key(|one| std::cmp::Reverse(held(one)));
     for connection in all {
         let (app, socket, held) = (&connection.app().id.clone(), connection.id, held(&connection));

@@ -8,10 +8,10 @@ use crate::node::PendingSubscription;
 use crate::protocol::command::{SignIn, Subscribe};
 
 /// Bytes that a client may send ahead of a command that waits before no more is read from it.
-pub(super) const AHEAD: usize = 64 << 10;
+pub(super) const MAX_AHEAD_BYTES: usize = 64 << 10;
 
 /// Bytes that a text takes beside its own, about: even an empty one is kept.
-pub(super) const PLACE: usize = 16;
+pub(super) const PLACE_BYTES: usize = 16;
 
 /// Boxed in the session: hardly any connection has one.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Session {
             if self.connection.is_closing() {
                 return;
             }
-            bytes -= text.len() + PLACE;
+            bytes -= text.len() + PLACE_BYTES;
             self.on_text(&text);
         }
     }

@@ -34,11 +34,11 @@ use crate::session::Session;
 
 /// How long nothing is said before a line says so; seconds.
 /// Less than the half minute after which many proxies take a silent answer for dead.
-const HEARTBEAT_AFTER: u32 = 25;
+const HEARTBEAT_SECONDS: u32 = 25;
 
 /// How long a session waits for the next streaming request; seconds.
 /// pusher-js opens the next one as soon as one has ended.
-const STREAMING_PATIENCE: u32 = 10;
+const STREAMING_SECONDS: u32 = 10;
 
 /// How long a client may take to read that there is no session.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -292,11 +292,11 @@ pub fn check_liveness(connection: &Connection, now: u32) {
     let Some((lull, transport)) = lull else { return };
     let patience = match transport {
         Transport::XhrPolling => connection.app().activity_timeout,
-        _ => STREAMING_PATIENCE,
+        _ => STREAMING_SECONDS,
     };
     match lull {
         SessionIdle::Idle(seconds) if seconds >= patience => return connection.abort(),
-        SessionIdle::Quiet(seconds) if seconds >= HEARTBEAT_AFTER && !connection.is_closing() => {
+        SessionIdle::Quiet(seconds) if seconds >= HEARTBEAT_SECONDS && !connection.is_closing() => {
             connection.enqueue_message(Message::ws_ping());
             connection.flush();
         }

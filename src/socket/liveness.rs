@@ -8,11 +8,11 @@ use crate::protocol::event::Message;
 
 /// Seconds of silence beyond the announced `activity_timeout` before the server pings. With the usual 30
 /// (pusher-js's `activityTimeout`, as most servers announce it) the sum is less than the minute that proxies wait.
-const PATIENCE: u32 = 25;
+const SILENCE_SECONDS: u32 = 25;
 
 /// How long we wait for a sign of life then; seconds.
 /// pusher-js waits as long for its own pings.
-const GRACE: u32 = 30;
+const PONG_SECONDS: u32 = 30;
 
 /// Checks one connection, at second `now` of its worker's clock: pings it if it is silent, closes it without an
 /// answer, and ends it if it lingers. Returns whether it was pinged. Called every second or two for each
@@ -57,10 +57,10 @@ pub(super) fn watch(connection: &Connection, now: u32) -> bool {
     }
     let app = connection.app();
     if life.asked.get() > 0 {
-        if passed(life.asked.get(), GRACE) {
+        if passed(life.asked.get(), PONG_SECONDS) {
             connection.close_with(&close::NO_PONG);
         }
-    } else if passed(life.heard.get(), app.activity_timeout.saturating_add(PATIENCE)) {
+    } else if passed(life.heard.get(), app.activity_timeout.saturating_add(SILENCE_SECONDS)) {
         // A WebSocket ping for those whose library answers it, an event for those that know only events.
         connection.enqueue_message(Message::ws_ping());
         connection.enqueue_message(Message::ping());

@@ -22,7 +22,7 @@ use crate::protocol::member::UserId;
 const DEBOUNCE_MS: u64 = DELAY.as_millis() as u64;
 
 /// Channels whose last counts are remembered.
-const COUNTS: usize = 100_000;
+const MAX_COUNTS: usize = 100_000;
 
 /// Subscribers up to which each count is reported, and the shortest interval between two counts of a crowd, as for
 /// clients.
@@ -267,7 +267,7 @@ impl LatestCounts {
         due_event: DueEvent,
     ) -> Option<DueEvent> {
         let channel = (due_event.0.id.clone(), due_event.1.channel.clone());
-        if self.last.len() >= COUNTS && !self.last.contains_key(&channel) {
+        if self.last.len() >= MAX_COUNTS && !self.last.contains_key(&channel) {
             self.last.retain(|_, last| last.waiting.is_some());
         }
         let last = self.last.entry(channel.clone()).or_default();

@@ -17,11 +17,11 @@ use crate::protocol::socket_id::SocketId;
 const MAX_EVENTS: usize = 16_384;
 
 /// Facts of one app that are looked at before it is another's turn.
-const SHARE: usize = 256;
+const FACTS_PER_TURN: usize = 256;
 
 /// Facts of one app up to which each begin and end is kept, so that a backend also learns of short visits. Of more,
 /// only the sum is kept.
-const CALM: usize = 1024;
+const MAX_KEPT_APART: usize = 1024;
 
 /// Changes that came to nothing, of which so many may wait among the others.
 const MAX_SETTLED: usize = 1024;
@@ -195,7 +195,7 @@ impl AppFacts {
     /// A coming or a going. Where few facts wait it has a place of its own, where many do one with
     /// all others of the same subject.
     fn change(&mut self, place: FactSubject, by: i64) {
-        if self.order.len() < CALM {
+        if self.order.len() < MAX_KEPT_APART {
             return self.push(NextFact::Single(place, by));
         }
         let Some(sum) = self.changes.get_mut(&place) else {
@@ -293,7 +293,8 @@ impl FactQueue {
         let id = waiting.turns.pop_front()?;
         let of_app = waiting.apps.get_mut(&id)?;
         let app = of_app.app.clone();
-        let share: Vec<Happening> = std::iter::from_fn(|| of_app.next()).take(SHARE).collect();
+        let share: Vec<Happening> =
+            std::iter::from_fn(|| of_app.next()).take(FACTS_PER_TURN).collect();
         if of_app.order.is_empty() {
             waiting.apps.remove(&id);
         } else {
@@ -330,7 +331,7 @@ mod tests {
             // Ever new ones, that come to nothing.
             assert!(facts.put(&app, Fact::Occupied(channel(number))));
             assert!(facts.put(&app, Fact::Vacated(channel(number))));
-            assert!(facts.len() <= CALM + 2 * MAX_SETTLED, "{}", facts.len());
+            assert!(facts.len() <= MAX_KEPT_APART + 2 * MAX_SETTLED, "{}", facts.len());
             assert!(facts.held.total() <= (facts.len() * 200) as u64, "{}", facts.held.total());
         }
         assert!(facts.put(&app, Fact::Occupied(channel(7))));

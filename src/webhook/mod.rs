@@ -46,7 +46,7 @@ pub use facts::{Fact, Whisper};
 pub use queue_metrics::QueueMetrics;
 
 /// Apps that have their turn before the spool is written.
-const TURNS: usize = 4;
+const TURNS_PER_WRITE: usize = 4;
 
 /// How often it is looked for what other processes have left.
 const LOOK: Duration = Duration::from_secs(1);
@@ -239,7 +239,7 @@ impl Dispatcher {
                     None => break Instant::now(),
                 },
                 () = facts.some() => {
-                    (0..TURNS).map_while(|_| facts.take()).for_each(|share| self.look_at(share));
+                    (0..TURNS_PER_WRITE).map_while(|_| facts.take()).for_each(|share| self.look_at(share));
                 }
                 _ = looks.tick(), if self.spool.is_some() => self.take_over(),
             }

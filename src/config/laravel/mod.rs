@@ -75,7 +75,7 @@ impl AppVariables {
 
 /// Bytes that Fanfare's limits are raised from, never lowered below, by limits of other meanings.
 /// The default of `max_event_data`.
-const DEFAULT_EVENT_DATA: u64 = 100 << 10;
+const DEFAULT_EVENT_BYTES: u64 = 100 << 10;
 
 impl Laravel {
     /// The variables of the file, and over them those of the process.
@@ -199,7 +199,7 @@ impl Laravel {
             let before = app.values.get("max_event_data").map(|setting| &setting.value);
             // The larger of the two counts.
             let before = if let Some(Value::Integer(size)) = before { *size } else { 0 };
-            if size > DEFAULT_EVENT_DATA && i64::try_from(size).is_ok_and(|size| size > before) {
+            if size > DEFAULT_EVENT_BYTES && i64::try_from(size).is_ok_and(|size| size > before) {
                 self.set_from(app, "max_event_data", variable)?;
             }
         }

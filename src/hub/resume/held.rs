@@ -6,7 +6,7 @@ use std::slice;
 use crate::protocol::channel::ChannelName;
 
 /// Places that are made one by one, before there are as many again each time.
-const FEW: usize = 4;
+const SINGLE_PLACES: usize = 4;
 
 /// Bytes of a channel beside its name: its place, of which there may be half as many again in vain, and the counts
 /// of the name.
@@ -83,7 +83,7 @@ impl HeldChannels {
                     Self::One(first) => Box::new(vec![first]),
                     Self::Others(Some(all)) => all,
                 };
-                if all.len() < FEW {
+                if all.len() < SINGLE_PLACES {
                     all.reserve_exact(1);
                 }
                 all.insert(place, (name, held));

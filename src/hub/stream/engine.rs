@@ -20,10 +20,10 @@ use crate::protocol::engineio::{MAX_ANSWER_PACKETS, NOOP, count_packets, first_f
 use crate::protocol::socketio::{GreetingTerms, packet_message, translate_frames};
 
 /// Bytes that are translated at a time. No more than this waits translated, uncounted by the outbox.
-const RUN: usize = 64 << 10;
+const RUN_BYTES: usize = 64 << 10;
 
 /// Bytes that are counted for a request beside what it says.
-const REQUEST: usize = 4 << 10;
+const REQUEST_BYTES: usize = 4 << 10;
 
 /// Pieces whose translations are kept for a worker's other sessions.
 const SHARED_PLACES: usize = 64;
@@ -143,7 +143,7 @@ impl EngineSocket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => break,
                 written => written?,
             }
-            while self.queued.len() < RUN
+            while self.queued.len() < RUN_BYTES
                 && let Some(piece) = pieces.next()
             {
                 let (translated, ends) = translation_of(piece, terms);
@@ -207,8 +207,8 @@ impl EngineStream {
     /// Bytes of packets that wait, each request counted with a minimum.
     pub fn waiting_bytes(&self) -> usize {
         let bytes = |one: &EngineRequest| match one {
-            EngineRequest::Packets { bytes, .. } => bytes + REQUEST,
-            _ => REQUEST,
+            EngineRequest::Packets { bytes, .. } => bytes + REQUEST_BYTES,
+            _ => REQUEST_BYTES,
         };
         self.arrivals.iter().map(bytes).sum()
     }
