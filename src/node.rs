@@ -266,7 +266,7 @@ impl Node {
             connection.traffic().compressed.sub(1);
         }
         let (app, socket) = (&connection.app().id, connection.id);
-        debug!(%app, %socket, reason = connection.end_reason().word(), "disconnected");
+        debug!(%app, %socket, reason = connection.end_reason().label(), "disconnected");
         self.counts().connections.sub(1);
         self.emit_disconnected(connection);
         true

@@ -77,7 +77,7 @@ impl Kind {
     ];
 
     /// The word in a line's `kind`.
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
     }
 
@@ -100,7 +100,7 @@ impl Kind {
     }
 }
 
-/// A fact, built in one expression: `console.tell(Kind::Subscribed, |fact| fact.app(id).channel(name))`. Texts are
+/// A fact, built in one expression: `console.send(Kind::Subscribed, |fact| fact.app(id).channel(name))`. Texts are
 /// borrowed where possible, so that a fact that no feed wants copies nothing.
 #[derive(Debug)]
 pub struct ConsoleFact<'a> {
@@ -231,7 +231,7 @@ impl<'a> ConsoleFact<'a> {
         let mut json = Map::new();
         json.insert("n".into(), number.into());
         json.insert("at".into(), unix_millis().into());
-        json.insert("kind".into(), self.kind.word().into());
+        json.insert("kind".into(), self.kind.label().into());
         let own = [
             ("app", &self.app),
             ("channel", &self.channel),
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_word_of_its_own() {
-        let mut words: Vec<_> = Kind::ALL.iter().map(|(kind, _)| kind.word()).collect();
+        let mut words: Vec<_> = Kind::ALL.iter().map(|(kind, _)| kind.label()).collect();
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), Kind::ALL.len());

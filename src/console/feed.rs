@@ -152,13 +152,13 @@ mod tests {
         let console = Arc::new(Console::default());
         let watching = console.watch(Feed::new(Filter::default(), false, 10)).unwrap();
         for _ in 0..1_000 {
-            console.tell(Kind::Published, |fact| fact.channel("c"));
+            console.send(Kind::Published, |fact| fact.channel("c"));
         }
-        console.tell(Kind::Refused, |fact| fact.why("no"));
+        console.send(Kind::Refused, |fact| fact.why("no"));
         assert_eq!(watching.feed().take().lines.len(), 11);
         assert_eq!(watching.feed().begin_second(), 990);
         assert_eq!(watching.feed().begin_second(), 0);
-        console.tell(Kind::Published, |fact| fact.channel("c"));
+        console.send(Kind::Published, |fact| fact.channel("c"));
         assert_eq!(watching.feed().take().lines.len(), 1);
     }
 
@@ -168,10 +168,10 @@ mod tests {
         let filter = Filter::parse(|name| (name == "channel").then_some("rare")).unwrap();
         let watching = console.watch(Feed::new(filter, false, 1)).unwrap();
         for _ in 0..1_000 {
-            console.tell(Kind::Published, |fact| fact.channel("common"));
+            console.send(Kind::Published, |fact| fact.channel("common"));
         }
         for _ in 0..3 {
-            console.tell(Kind::Published, |fact| fact.channel("rare"));
+            console.send(Kind::Published, |fact| fact.channel("rare"));
         }
         assert_eq!(watching.feed().take().lines.len(), 1);
         assert_eq!(watching.feed().begin_second(), 2);
@@ -183,7 +183,7 @@ mod tests {
         let feed = Feed::new(Filter::default(), false, u32::MAX);
         let watching = console.watch(feed).unwrap();
         for _ in 0..=MAX_LINES {
-            console.tell(Kind::Published, |fact| fact.channel("c"));
+            console.send(Kind::Published, |fact| fact.channel("c"));
         }
         let Batch { lines, is_cut } = watching.feed().take();
         assert!(is_cut && lines.is_empty());

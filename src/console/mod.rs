@@ -57,7 +57,7 @@ struct RememberedFact {
 
 impl Console {
     /// Reports a fact. It is built only if a feed is open, or if its kind is kept.
-    pub fn tell<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
+    pub fn send<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
         if self.is_watched() || kind.is_remembered() {
             self.send_to_feeds(kind, make);
         }
@@ -189,22 +189,22 @@ mod tests {
     #[test]
     fn nothing_is_made_while_nobody_looks() {
         let console = Arc::new(Console::default());
-        console.tell(Kind::Published, |_| panic!("nobody looks"));
+        console.send(Kind::Published, |_| panic!("nobody looks"));
         let watching = console.watch(Feed::new(Filter::default(), false, 10)).unwrap();
-        console.tell(Kind::Published, |fact| fact.app("a").channel("c").event("e"));
+        console.send(Kind::Published, |fact| fact.app("a").channel("c").event("e"));
         let told = lines(&watching);
         assert_eq!(told.len(), 1);
         assert_eq!(told[0]["kind"], "published");
         assert_eq!(told[0]["channel"], "c");
         drop(watching);
-        console.tell(Kind::Published, |_| panic!("nobody looks any more"));
+        console.send(Kind::Published, |_| panic!("nobody looks any more"));
     }
 
     #[test]
     fn what_went_wrong_is_remembered_without_a_feed() {
         let console = Arc::new(Console::default());
         for number in 0..100 {
-            console.tell(Kind::Refused, |fact| fact.app("a").why(format!("reason {number}")));
+            console.send(Kind::Refused, |fact| fact.app("a").why(format!("reason {number}")));
         }
         let watching = console.watch(Feed::new(Filter::default(), false, 10)).unwrap();
         let all = watching.remembered_lines();
@@ -218,7 +218,7 @@ mod tests {
         let console = Arc::new(Console::default());
         let with = console.watch(Feed::new(Filter::default(), true, 10)).unwrap();
         let without = console.watch(Feed::new(Filter::default(), false, 10)).unwrap();
-        console.tell(Kind::Published, |fact| fact.data("secret of the shop"));
+        console.send(Kind::Published, |fact| fact.data("secret of the shop"));
         assert_eq!(lines(&with)[0]["data"], "secret of the shop");
         let line = &lines(&without)[0];
         assert!(line.get("data").is_none(), "{line}");

@@ -92,7 +92,7 @@ pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
         }
         // Built by hand, since the words are a closed list without anything to escape.
         Some(why) => {
-            let body = format!("{{\"ready\":false,\"reason\":\"{}\"}}", why.word());
+            let body = format!("{{\"ready\":false,\"reason\":\"{}\"}}", why.label());
             json_response(StatusCode::SERVICE_UNAVAILABLE, body.into())
         }
     }

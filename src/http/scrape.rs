@@ -260,7 +260,7 @@ impl Scrape {
             .map(|transport| {
                 let is_socket = *transport == Transport::WebSocket;
                 let value = if is_socket { sockets } else { of(*transport) };
-                ([("transport", transport.word())], value as f64)
+                ([("transport", transport.label())], value as f64)
             })
             .collect();
         page.add_gauges(
@@ -275,7 +275,7 @@ impl Scrape {
     fn write_sockets(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let count = |reason: Reason| self.shared.metrics.ended_for(reason) as f64;
-        let labels = |reason: &Reason| [("code", reason.close_code()), ("reason", reason.word())];
+        let labels = |reason: &Reason| [("code", reason.close_code()), ("reason", reason.label())];
         let told = |reasons: &[Reason]| -> Vec<_> {
             reasons.iter().map(|reason| (labels(reason), count(*reason))).collect()
         };
@@ -299,7 +299,7 @@ impl Scrape {
         page.add_counters("panics_total", help, all(|counts| &counts.panics));
         let limited = Limited::ALL.iter().map(|limited| {
             let counts = workers.iter().map(|counts| counts.limited.value(*limited as usize));
-            ([("what", limited.word())], counts.sum::<u64>() as f64)
+            ([("what", limited.label())], counts.sum::<u64>() as f64)
         });
         let limited: Vec<_> = limited.collect();
         page.add_counters(
@@ -309,7 +309,7 @@ impl Scrape {
         );
         let unreadable = Unreadable::ALL.iter().map(|kind| {
             let counts = workers.iter().map(|counts| counts.unreadable.value(*kind as usize));
-            ([("kind", kind.word())], counts.sum::<u64>() as f64)
+            ([("kind", kind.label())], counts.sum::<u64>() as f64)
         });
         let unreadable: Vec<_> = unreadable.collect();
         page.add_counters(
@@ -326,7 +326,7 @@ impl Scrape {
         );
         let unready = Unready::ALL.iter();
         let unready: Vec<_> = unready
-            .map(|why| ([("reason", why.word())], is(self.shared.is_unready(*why))))
+            .map(|why| ([("reason", why.label())], is(self.shared.is_unready(*why))))
             .collect();
         let unready = unready.iter().map(|(labels, value)| (&labels[..], *value));
         page.add_gauges(
@@ -354,12 +354,12 @@ impl Scrape {
                 let value = values.sum::<u64>();
                 // Most never happen; `200` always has a series, so that rates begin at 0.
                 if value > 0 || *status == Status::Ok {
-                    let labels = [("route", call.word()), ("status", status.word())];
+                    let labels = [("route", call.label()), ("status", status.label())];
                     counts.push((labels, value as f64));
                 }
             }
             let of_call: Vec<_> = of_call.into_iter().map(|call| &call.seconds).collect();
-            seconds.push(([("route", call.word())], of_call));
+            seconds.push(([("route", call.label())], of_call));
         }
         let counts = counts.iter().map(|(labels, value)| (&labels[..], *value));
         page.add_counters("api_requests_total", "Requests to the API.", counts);
@@ -371,7 +371,7 @@ impl Scrape {
             for doubt in Doubt::ALL {
                 let of_signed = workers.iter().filter_map(|counts| counts.doubts.get(place));
                 let value: u64 = of_signed.map(|doubts| doubts.value(*doubt as usize)).sum();
-                doubts.push(([("of", signed.word()), ("cause", doubt.word())], value as f64));
+                doubts.push(([("of", signed.label()), ("cause", doubt.label())], value as f64));
             }
         }
         let doubts = doubts.iter().map(|(labels, value)| (&labels[..], *value));

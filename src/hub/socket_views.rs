@@ -51,7 +51,7 @@ fn view(worker: &Worker, one: &Connection) -> SocketView {
     });
     let now = worker.now_seconds();
     let session = if one.is_session() { Transport::SocketIo } else { Transport::WebSocket };
-    let transport = one.over_http(|stream| stream.transport()).unwrap_or(session).word();
+    let transport = one.over_http(|stream| stream.transport()).unwrap_or(session).label();
     SocketView {
         id: one.id,
         app: one.app().id.to_string(),

@@ -61,7 +61,7 @@ impl Worker {
             let worker = self.index();
             let channel = channel.as_str();
             debug!(trace = trace.as_str(), %app, ?channel, worker, subscribers, "flushed");
-            self.hub().console.tell(Kind::Flushed, |fact| {
+            self.hub().console.send(Kind::Flushed, |fact| {
                 let fact = fact.app(app.as_str().to_owned()).channel(channel.to_owned());
                 let fact = fact.count(subscribers as usize).more("trace", trace.to_string());
                 fact.more("worker", worker.to_string())

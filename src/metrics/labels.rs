@@ -16,7 +16,7 @@ macro_rules! labels {
             pub const ALL: &'static [Self] = &[$(Self::$value,)*];
 
             /// The label's text.
-            pub fn word(self) -> &'static str {
+            pub fn label(self) -> &'static str {
                 match self { $(Self::$value => $word,)* }
             }
         }
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(Reason::end_reasons().last(), Some(&Reason::AppDisabled));
         assert_eq!(Reason::refusal_reasons().first(), Some(&Reason::TlsOnly));
         for status in Status::ALL.iter().filter(|status| **status != Status::Other) {
-            assert_eq!(Status::of_code(status.word().parse().unwrap()), *status);
+            assert_eq!(Status::of_code(status.label().parse().unwrap()), *status);
         }
     }
 }

@@ -72,9 +72,9 @@ impl LogNotice {
     fn describe_slot(place: usize) -> String {
         let (reasons, statuses) = (Reason::ALL.len(), Status::ALL.len());
         if let Some(reason) = Reason::ALL.get(place) {
-            format!("sockets refused: {}", reason.word())
+            format!("sockets refused: {}", reason.label())
         } else if let Some(status) = Status::ALL.get(place - reasons) {
-            format!("requests refused: {}", status.word())
+            format!("requests refused: {}", status.label())
         } else {
             let other = Self::OTHERS.get(place - reasons - statuses);
             other.map_or_else(String::new, |(_, words)| (*words).to_owned())

@@ -335,7 +335,7 @@ impl ServerState {
             except: one.except,
             frame: one.frame,
         };
-        self.hub.console.tell(Kind::Resumed, |fact| {
+        self.hub.console.send(Kind::Resumed, |fact| {
             let gap = if gap { "older ones are gone" } else { "" };
             let fact =
                 fact.app(topic.app.as_str().to_owned()).channel(topic.channel.as_str().to_owned());

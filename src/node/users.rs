@@ -76,7 +76,7 @@ impl Node {
     /// Closes every connection that is signed in as the user, or present as it in a channel.
     pub fn terminate_user(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
         let now = Instant::now();
-        self.console().tell(Kind::Terminated, |fact| {
+        self.console().send(Kind::Terminated, |fact| {
             fact.app(app.as_str().to_owned()).user(user.as_str().to_owned())
         });
         self.hub().close_user(directory, user, now, &close::TERMINATED);

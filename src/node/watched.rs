@@ -28,7 +28,7 @@ impl Node {
         connection: &Connection,
         make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,
     ) {
-        self.console().tell(kind, |fact| {
+        self.console().send(kind, |fact| {
             // Copied only for a reader: otherwise the closure does not run.
             let user = connection.with_user(|user| user.map(|user| user.id.as_str().to_owned()));
             let app = connection.app().id.as_str().to_owned();
@@ -62,7 +62,7 @@ impl Node {
             fact.address(connection.address)
                 // A reason without a close code is shown as 0.
                 .code(reason.close_code().parse().unwrap_or_default())
-                .more("reason", reason.word())
+                .more("reason", reason.label())
                 .why(words)
         });
     }
@@ -75,7 +75,7 @@ impl Node {
         publication: Publication<'_>,
     ) {
         let Publication { channel, event, data, except, trace } = publication;
-        self.console().tell(kind, |fact| {
+        self.console().send(kind, |fact| {
             // A channel without subscribers here has an occupancy of zero, and the fact says so.
             let here = directory.occupancy(channel.as_str()).unwrap_or_default().subscriptions;
             let fact = fact.app(app.as_str().to_owned()).channel(channel.as_str().to_owned());
@@ -94,7 +94,7 @@ impl ServerState {
             let (app, channel) = (&topic.app, topic.channel.as_str());
             debug!(trace = trace.as_str(), %app, ?channel, "received from another node");
         }
-        self.hub.console.tell(Kind::Published, |fact| {
+        self.hub.console.send(Kind::Published, |fact| {
             // A frame of the protocol itself has no channel; it is shown with an empty one.
             let (event, channel) = shown::event_and_channel(frame).unwrap_or_default();
             let here = self.hub.directory(&topic.app).occupancy(&channel).unwrap_or_default();
@@ -113,7 +113,7 @@ pub fn report_refusal<'a>(
     address: IpAddr,
     make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,
 ) {
-    console.tell(Kind::Refused, |fact| make(fact.address(address)));
+    console.send(Kind::Refused, |fact| make(fact.address(address)));
 }
 
 /// Whether a connection ended because of a fault, and a sentence about it. The sentences name settings that the

@@ -66,7 +66,7 @@ impl ServerState {
     /// Reports a fact to webhooks. In a cluster only facts with a text are written by this node. Begins and ends
     /// follow from the holds in Redis, and are reported by the node that reads the app's log.
     pub(super) fn report_fact(&self, app: &Arc<App>, fact: Fact) {
-        let Some(others) = self.scope.others() else { return self.webhooks.tell(app, fact) };
+        let Some(others) = self.scope.others() else { return self.webhooks.send(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
             let link = others.link();
             if link.is_crowded(&app.id) {

@@ -137,7 +137,7 @@ impl Node {
     /// Closes every connection that is signed in as the user or present as it. Clients reconnect at once (4200),
     /// and must sign again.
     pub fn reconnect_user(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
-        self.console().tell(Kind::Terminated, |fact| {
+        self.console().send(Kind::Terminated, |fact| {
             let why = "its clients are to come back with new signatures";
             fact.app(app.as_str().to_owned()).user(user.as_str().to_owned()).why(why)
         });

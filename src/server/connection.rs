@@ -332,7 +332,7 @@ fn begin_socket(
             }
             connection.agree_on(upgrade.compression);
             // The console is told once all is known of it: who it is, and what was agreed on.
-            http.node.emit_connected(&connection, Transport::WebSocket.word());
+            http.node.emit_connected(&connection, Transport::WebSocket.label());
             let socket =
                 Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
             Some(CountedSocket { socket, _alive: alive })

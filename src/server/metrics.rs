@@ -160,7 +160,7 @@ fn answer(
         "/" => (StatusCode::OK, PLAIN, "OK".to_owned()),
         "/ready" => match port.scrape.shared.unready_reason() {
             None => (StatusCode::OK, PLAIN, "OK".to_owned()),
-            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, PLAIN, why.word().to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, PLAIN, why.label().to_owned()),
         },
         "/usage" => (StatusCode::OK, "application/json", usage()),
         _ => {

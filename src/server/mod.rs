@@ -392,7 +392,7 @@ impl ServerHandle {
     /// Serves `apps` from now on. Connections go on with their app as it is now, or end with it.
     pub fn replace_apps(&self, apps: Apps) {
         let why = format!("its settings were read again: {} apps", apps.len());
-        self.shared.hub.console.tell(Kind::Server, |fact| fact.why(why));
+        self.shared.hub.console.send(Kind::Server, |fact| fact.why(why));
         if let Some(keeper) = &self.keeper {
             return keeper.set_configured(apps);
         }
@@ -411,7 +411,7 @@ impl ServerHandle {
     /// answered.
     pub fn drain(&self) {
         self.drained.get_or_init(Instant::now);
-        self.shared.hub.console.tell(Kind::Server, |fact| fact.why("it drains: no new sockets"));
+        self.shared.hub.console.send(Kind::Server, |fact| fact.why("it drains: no new sockets"));
         // Relaxed: a socket that is admitted in this instant is drained with the others.
         self.shared.draining.store(true, Ordering::Relaxed);
         self.shared.scope.keep_everybody();

@@ -26,7 +26,7 @@ use crate::socket;
 /// line; most of the rest is noise of the internet.
 fn report_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
     http.node.counts().unreadable.count(kind as usize);
-    let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));
+    let (kind_word, (.., text)) = (kind.label(), unreadable::words(kind));
     let notices = &http.node.shared.metrics.notices;
     match (kind == Unreadable::Tls).then(|| notices.take_due(LogNotice::PlainPort)).flatten() {
         Some(others) => info!(%peer, others, "TLS came to a port without it: {text}"),

@@ -101,7 +101,7 @@ pub fn open(
     let listing = listing.map_err(|_| close::OVER_CAPACITY)?;
     conversation.connection().over_engine(|stream| stream.set_listing(listing));
     node.counts().over_http.count(Transport::SocketIo as usize);
-    node.emit_connected(conversation.connection(), Transport::SocketIo.word());
+    node.emit_connected(conversation.connection(), Transport::SocketIo.label());
     spawn_local(EngineConversation {
         session: conversation,
         version: terms.version,

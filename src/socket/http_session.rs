@@ -93,8 +93,8 @@ pub fn open(
         Err(other) => return Ok(other),
     };
     node.counts().over_http.count(transport as usize);
-    node.emit_connected(conversation.connection(), transport.word());
-    debug!(app = %app.id, socket = %session.place.socket, transport = transport.word(), "over HTTP");
+    node.emit_connected(conversation.connection(), transport.label());
+    debug!(app = %app.id, socket = %session.place.socket, transport = transport.label(), "over HTTP");
     spawn_local(HttpSocket {
         session: conversation,
         transport,

@@ -118,7 +118,7 @@ impl Webhooks {
                     unclaimed: Vec::new(),
                     known: apps.iter().map(|app| (app.id.clone(), app.clone())).collect(),
                 };
-                desk.take_over();
+                desk.adopt_orphans();
                 let end = desk.serve(received, finishing).await;
                 desk.finish(end).await;
             });
@@ -129,7 +129,7 @@ impl Webhooks {
     }
 
     /// Leaves a fact, if a webhook of the app may ask for it. Never waits.
-    pub fn tell(&self, app: &Arc<App>, fact: Fact) {
+    pub fn send(&self, app: &Arc<App>, fact: Fact) {
         // Without a thread no fact would be taken.
         if self.logged.is_none() || !fact.is_asked_for(app) || self.facts.put(app, fact) {
             return;
@@ -241,7 +241,7 @@ impl Dispatcher {
                 () = facts.some() => {
                     (0..TURNS_PER_WRITE).map_while(|_| facts.take()).for_each(|share| self.look_at(share));
                 }
-                _ = looks.tick(), if self.spool.is_some() => self.take_over(),
+                _ = looks.tick(), if self.spool.is_some() => self.adopt_orphans(),
             }
             // Before any of it is sent, and once for all.
             self.flush();
@@ -380,9 +380,9 @@ impl Dispatcher {
     }
 
     /// Puts in line what processes that have ended have left.
-    fn take_over(&mut self) {
+    fn adopt_orphans(&mut self) {
         let Some(spool) = &self.spool else { return };
-        let taken = spool.take_over();
+        let taken = spool.adopt_orphans();
         if !taken.is_empty() {
             info!(events = taken.len(), "webhook events of another run are taken over");
             self.unclaimed.extend(taken);

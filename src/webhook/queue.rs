@@ -329,7 +329,7 @@ impl QueueState {
                 // Relaxed: as the other counters.
                 self.figures.sent.fetch_add(count as u64, Ordering::Relaxed);
                 self.remove(places);
-                post.console.tell(Kind::WebhookSent, |fact| {
+                post.console.send(Kind::WebhookSent, |fact| {
                     fact.app(id.as_str()).count(count).more("webhook", index.to_string())
                 });
                 if failed_before {
@@ -346,7 +346,7 @@ impl QueueState {
                     DeliveryFailure::Time => "it did not answer in time".to_owned(),
                     DeliveryFailure::Connection(problem) => problem.clone(),
                 };
-                post.console.tell(Kind::WebhookFailed, |fact| {
+                post.console.send(Kind::WebhookFailed, |fact| {
                     let fact = fact.app(id.as_str()).count(count).why(problem.as_str());
                     fact.more("webhook", index.to_string())
                 });

@@ -114,7 +114,7 @@ impl Spool {
     }
 
     /// Takes over the events of processes that have ended.
-    pub(super) fn take_over(&self) -> Vec<SpooledEvent> {
+    pub(super) fn adopt_orphans(&self) -> Vec<SpooledEvent> {
         let mut taken = Vec::new();
         let files = match fs::read_dir(&self.folder) {
             Ok(files) => files,

@@ -339,7 +339,7 @@ impl RedisDriver {
             }
             if was_up {
                 let why = format!("the link to Redis is down: {lost}");
-                self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
+                self.settings.console.send(Kind::Redis, |fact| fact.why(why));
                 // Queries are answered with local knowledge from now on.
                 let _ = self.driver.events.send(LinkEvent::Down).await;
             }
@@ -459,7 +459,7 @@ impl RedisDriver {
         for (part, why) in away.iter().filter(|(part, _)| !before.contains(part)) {
             warn!(%part, "a part of the Redis Cluster is away, the link is made to the rest: {why}");
             let why = format!("{part} is away: {why}");
-            self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
+            self.settings.console.send(Kind::Redis, |fact| fact.why(why));
         }
         self.driver.status.away.store(Arc::new(self.told_away.clone()));
     }
@@ -479,7 +479,7 @@ impl RedisDriver {
         servers.subscribe_topics(&[self.keys.all_nodes_topic(), probe.clone(), own]).await?;
         info!(redis = %self.address, "the link to Redis is made");
         let why = format!("the link to Redis is made ({})", self.address);
-        self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
+        self.settings.console.send(Kind::Redis, |fact| fact.why(why));
         LinkMetrics::add_count(&self.driver.status.figures.connects, 1);
         Ok((servers, heard, probe))
     }

@@ -70,7 +70,11 @@ impl Sample {
 
 /// The line of this moment, and what the next is compared with. Its keys are in docs/console.md,
 /// and stay for programs. Without a sample of before, all rates are 0.
-pub(super) fn tell(shared: &ServerState, before: Option<Sample>, unseen: u64) -> (Value, Sample) {
+pub(super) fn sample_figures(
+    shared: &ServerState,
+    before: Option<Sample>,
+    unseen: u64,
+) -> (Value, Sample) {
     for app in shared.apps.load().iter() {
         // An app without connections is shown too, with zeros.
         shared.hub.directory(&app.id);

@@ -49,7 +49,7 @@ pub async fn serve(http: Rc<Http>, mut stream: Stream, feed: FeedStream) {
     let shared = &http.node.shared;
     let mut lines = vec![line(&hello(&http))];
     lines.extend(watching.remembered_lines());
-    let (figures, mut sample) = figures::tell(shared, None, 0);
+    let (figures, mut sample) = figures::sample_figures(shared, None, 0);
     lines.push(line(&figures));
     push_chunk(&mut first, &lines);
     if !write(&mut stream, &first).await {
@@ -77,7 +77,7 @@ pub async fn serve(http: Rc<Http>, mut stream: Stream, feed: FeedStream) {
         let mut lines = Vec::from(lines);
         if is_second {
             let (figures, next) =
-                figures::tell(shared, Some(sample), watching.feed().begin_second());
+                figures::sample_figures(shared, Some(sample), watching.feed().begin_second());
             lines.push(line(&figures));
             sample = next;
         }

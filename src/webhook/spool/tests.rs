@@ -14,7 +14,7 @@ impl Folder {
     /// A process, and when the events happened that it takes over.
     fn process(&self) -> (Spool, Vec<u64>) {
         let spool = Spool::open(&self.0).unwrap();
-        let taken = spool.take_over();
+        let taken = spool.adopt_orphans();
         (spool, taken.iter().map(|one| one.at).collect())
     }
 
@@ -93,7 +93,7 @@ fn a_file_is_taken_over_when_its_process_is_gone() {
     add(&old, 3);
     old.done(vec![0]);
     drop(old);
-    let taken: Vec<u64> = new.take_over().iter().map(|one| one.at).collect();
+    let taken: Vec<u64> = new.adopt_orphans().iter().map(|one| one.at).collect();
     assert_eq!(taken, [3]);
     assert_eq!(folder.files(), 1);
     drop(new);
