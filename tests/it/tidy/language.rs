@@ -22,6 +22,14 @@ fn no_sentence_has_a_clause_for_its_subject() {
         sentences += text.matches(". ").count();
         wrong.extend(clauses(&text).map(|it| format!("{}: {it}", file.display())));
     }
+    for file in walk("tests/it", "rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        let header: String =
+            text.split_inclusive('\n').filter(|it| it.starts_with("//!")).collect();
+        wrong.extend(clauses(&comments(&header)).map(|it| format!("{}: {it}", file.display())));
+    }
+    let example = prose(&fs::read_to_string("config.example.toml").unwrap().replace('#', ""));
+    wrong.extend(clauses(&example).map(|it| format!("config.example.toml: {it}")));
     assert!(sentences > 2000, "found {sentences} sentences, so little was checked");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
