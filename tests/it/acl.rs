@@ -1,4 +1,4 @@
-//! What Redis must allow nodes: no less and no more than docs/cluster.md lists.
+//! The rights that Redis must give nodes: no less and no more than docs/cluster.md lists.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Several nodes that are one server: cases N01 to N07, and limits; each over a Redis server of the test's own,
-//! and over a Redis Cluster. What happens when Redis goes is in `outage.rs`.
+//! and over a Redis Cluster. Outages of Redis are in `outage.rs`.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What operators look at: the dashboard for Grafana and the alerts for Prometheus speak of metrics, and of
+//! The pages of operators: the dashboard for Grafana and the alerts for Prometheus speak of metrics, and of
 //! labels, that a server at work has. Whether Prometheus understands them is asked by `tests/run alerts`.
 
 use std::collections::{BTreeMap, BTreeSet};

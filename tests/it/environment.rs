@@ -1,5 +1,5 @@
 //! The program as it is started in odd environments: in the folder of an app, by a supervisor as another user,
-//! in a container whose platform has variables of its own. What it says is what its operator sees.
+//! in a container whose platform has variables of its own. Its messages are those that its operator sees.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! What clients over HTTP may not do, and what is counted of them: wrong requests, sizes, limits, slow
+//! The bounds of clients over HTTP, and how they are counted: wrong requests, sizes, limits, slow
 //! readers, sessions that are left, the drain.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a node says under a lease that may have been cleared changes nothing, and what Redis refuses is not done:
+//! Commands under a lease that may have been cleared change nothing, and those that Redis refuses are not done:
 //! each fault named after what went wrong before, over a Redis server of the test's own.
 
 use std::sync::atomic::Ordering;

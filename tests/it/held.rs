@@ -1,4 +1,4 @@
-//! What is held for clients is counted, and there is no more of it once memory is used up: mostly by a node in
+//! Memory held for clients is counted, and there is no more of it once memory is used up: mostly by a node in
 //! memory that is told what the process holds.
 
 use fanfare::app::AppId;

@@ -1,5 +1,5 @@
-//! What a node holds in Redis it holds once, under whichever of its leases it said so: while slots of a Redis Cluster are
-//! on the move, and when a server takes over that has not heard of what was cleared.
+//! A node holds each thing in Redis once, under whichever of its leases it said so: while slots of a Redis Cluster
+//! are on the move, and when a server takes over that has not heard of what was cleared.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

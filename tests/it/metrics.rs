@@ -1,4 +1,4 @@
-//! What Prometheus is told, over sockets as they are used: every family has its help and type, the
+//! The metrics for Prometheus, over sockets as they are used: every family has its help and type, the
 //! numbers are those of what was done, and Soketi's names are there for its dashboards.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! What must come before what, where one script cannot show it: many subscriptions, many connections,
+//! The order of frames, where one script cannot show it: many subscriptions, many connections,
 //! publishers beside subscribers, and the next second after a rate limit.
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! What is refused and told: what is no request at all, requests that lost their way, sockets that are not let in. Each
+//! Refusals and how they are told: no request at all, requests that lost their way, sockets that are not let in. Each
 //! is answered in words, counted, and has a line in the log that names what was refused.
 
 use std::net::TcpStream;

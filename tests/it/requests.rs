@@ -1,5 +1,5 @@
 //! The HTTP API as bytes: keep-alive, pipelining, chunks, `Expect`, what is too large, half-sent or
-//! garbage. What requests mean is in the scripts.
+//! garbage. The meaning of requests is in the scripts.
 
 use fanfare::app::App;
 

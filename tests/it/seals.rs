@@ -1,4 +1,4 @@
-//! What somebody else says on the topics of a cluster, or what was changed on its way, is not believed: each fault
+//! Messages of strangers on the topics of a cluster, or that were changed on their way, are not believed: each fault
 //! named after what it did before.
 
 use std::sync::atomic::Ordering;

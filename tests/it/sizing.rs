@@ -1,4 +1,4 @@
-//! What a server says of its size: in the line of its start, and `fanfare capacity` before it.
+//! The size of a server as it says it: in the line of its start, and `fanfare capacity` before it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

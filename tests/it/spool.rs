@@ -1,4 +1,4 @@
-//! What waits for a webhook's endpoint outlives the process, whether that ends in order or is killed.
+//! Events that wait for a webhook's endpoint outlive the process, whether that ends in order or is killed.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! What the program says it was built from, and that a build finds it out wherever the sources lie.
+//! The program says what it was built from, and a build finds it out wherever the sources lie.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What a backend's endpoint gets: requests that official SDKs take for genuine, in order, again when they
-//! were refused, and nothing that was no news.
+//! Webhooks as a backend's endpoint gets them: requests that official SDKs take for genuine, in order, again when
+//! they were refused, and nothing that was no news.
 
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! What becomes of a laravel-echo-server's file and variables.
+//! Settings from a laravel-echo-server's file and variables.
 
 use super::{ENV_FILE, Folder};
 

@@ -1,4 +1,4 @@
-//! Who may open the debug console, by requests as they are on the wire.
+//! Access to the debug console, by requests as they are on the wire.
 
 use fanfare::app::App;
 use fanfare::config::{ConsoleAccess, Network};

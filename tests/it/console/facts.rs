@@ -1,4 +1,4 @@
-//! What the console's feed tells, and that nobody waits for whoever reads it.
+//! The facts of the console's feed, and that nobody waits for whoever reads it.
 
 use fanfare::app::App;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! The debug console from outside: who may open it, by raw requests, and what its feed tells. What its page does in a
-//! browser is in `tests/clients/node/console.test.mjs`.
+//! The debug console from outside: who may open it, by raw requests, and what its feed tells. The work of its page
+//! in a browser is in `tests/clients/node/console.test.mjs`.
 
 mod access;
 mod commands;

@@ -1,4 +1,4 @@
-//! What a script expects to hear, held against what was heard, and the other way round: what was heard
+//! A script's expectations, held against what was heard, and the other way round: what was heard
 //! as the script's line. Besides, every frame is held to the rules that all clients rely on.
 
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! What doctor says of the HTTP fallback and of compression through proxies that get in their way.
+//! Findings of doctor for the HTTP fallback and of compression through proxies that get in their way.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! What `fanfare doctor` says of servers, proxies and Redis that are not as they should be: one sentence each,
+//! Findings of `fanfare doctor` for servers, proxies and Redis that are not as they should be: one sentence each,
 //! with how to mend it. The table of proxies and certificates is what operators of Reverb asked about most.
 
 mod fallback;

@@ -1,4 +1,4 @@
-//! What doctor says of a Redis that is away, full, too old, no master, or lets nodes do too little.
+//! Findings of doctor for a Redis that is away, full, too old, no master, or lets nodes do too little.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};

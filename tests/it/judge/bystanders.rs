@@ -1,5 +1,5 @@
-//! What a lost master of a Redis Cluster must not cost: on channels of the others, events and joins go from node to node
-//! all the while. Clients of its own look at that, on channels that no tab has.
+//! The bounds of a lost master's cost in a Redis Cluster: on channels of the others, events and joins go from node
+//! to node all the while. Clients of its own look at that, on channels that no tab has.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

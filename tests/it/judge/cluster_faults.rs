@@ -1,4 +1,4 @@
-//! What happens to several Redis servers: Sentinels fail over, and the masters of a Redis Cluster change.
+//! Faults of several Redis servers: Sentinels fail over, and the masters of a Redis Cluster change.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The faults by name: over which kinds of Redis they can happen, what does it, and what they may cost. What they do
-//! to nodes and their links is in `node_faults.rs`, what they do to Redis in `redis_faults.rs`.
+//! The faults by name: over which kinds of Redis they can happen, what does it, and what they may cost. Their work
+//! on nodes and their links is in `node_faults.rs`, that on Redis in `redis_faults.rs`.
 
 use super::verdict::Kind;
 use super::world::Kinds::{self, Sharded, Single, Watched};

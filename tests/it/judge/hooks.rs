@@ -1,5 +1,5 @@
-//! What a backend makes of the webhooks that it is sent: the last word on each channel, member and count, and which
-//! whispers it was told of.
+//! The state that a backend makes of the webhooks that it is sent: the last word on each channel, member and count,
+//! and which whispers it was told of.
 
 use std::collections::{BTreeMap, BTreeSet};
 

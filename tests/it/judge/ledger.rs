@@ -1,5 +1,5 @@
-//! What was published and asked for, as the judge knows it: who owes what to whom, and what nobody may hear.
-//! What each subscriber did hear is in its view (`tab.rs`).
+//! Events and requests, as the judge knows them: who owes what to whom, and what nobody may hear.
+//! The events that each subscriber did hear are in its view (`tab.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

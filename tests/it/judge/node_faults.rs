@@ -1,4 +1,4 @@
-//! What happens to nodes, to their ways to Redis, and to all clients at once.
+//! Faults of nodes, of their ways to Redis, and of all clients at once.
 
 use std::time::{Duration, Instant};
 

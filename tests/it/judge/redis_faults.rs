@@ -1,4 +1,4 @@
-//! What happens to Redis: it goes, hangs, forgets, refuses, or takes its clock for wrong.
+//! Faults of Redis: it goes, hangs, forgets, refuses, or takes its clock for wrong.
 
 use std::time::Duration;
 

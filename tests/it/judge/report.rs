@@ -1,4 +1,4 @@
-//! What the rounds have shown: a line for each, and the table of all.
+//! The report on the rounds: a line for each, and the table of all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What people and backends do all the time, at random: tabs that open, close, drop, join and leave, events,
-//! whispers, users who are thrown out.
+//! The doings of people and backends, all the time and at random: tabs that open, close, drop, join and leave,
+//! events, whispers, users who are thrown out.
 
 use std::time::Duration;
 

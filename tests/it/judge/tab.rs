@@ -1,5 +1,6 @@
 //! A browser's tab: a client that connects to any node, signs in, subscribes to what it wants, and does all of it
-//! again when it loses its connection, as pusher-js does. What it hears goes into its connection's view (`view.rs`).
+//! again when it loses its connection, as pusher-js does. The frames that it hears go into its connection's view
+//! (`view.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read as _, Write as _};

@@ -1,5 +1,5 @@
-//! What one connection was told, kept as a page keeps it: rosters, counts, events, and who of those it watches is
-//! online. What no server may say to a page, whatever broke, is noted here at once.
+//! The view of one connection, kept as a page keeps it: rosters, counts, events, and who of those it watches is
+//! online. Frames that no server may send to a page, whatever broke, are noted here at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;

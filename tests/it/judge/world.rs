@@ -1,5 +1,6 @@
-//! What is judged: a Redis of some kind, nodes behind their proxies, tabs, backends that publish, and a receiver of
-//! webhooks. It starts, stops and finds them; what happens to them is in `storm.rs` and the files of faults.
+//! The world that is judged: a Redis of some kind, nodes behind their proxies, tabs, backends that publish, and a
+//! receiver of webhooks. It starts, stops and finds them; what happens to them is in `storm.rs` and the files of
+//! faults.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

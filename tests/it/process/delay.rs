@@ -1,4 +1,4 @@
-//! What a process does between the order to stop and its end: serves for the delay, then lets everybody go
+//! A process between the order to stop and its end: it serves for the delay, then lets everybody go
 //! over the grace.
 
 use std::os::unix::process::ExitStatusExt;

@@ -1,6 +1,6 @@
-//! What goes wrong between several nodes without Redis: links that are lost, nodes that die or sleep while others clear
-//! what they held, orders that are refused, whose answers are lost, or that arrive late, and a Redis that has lost who
-//! is present and how many subscribe. What goes right is in `loopback.rs`.
+//! Faults between several nodes without Redis: links that are lost, nodes that die or sleep while others clear
+//! what they held, orders that are refused, whose answers are lost, or that arrive late, and a Redis that has lost
+//! who is present and how many subscribe. The rest is in `loopback.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -1,5 +1,6 @@
-//! What a loopback keeps of clients that may come back, in the place of Redis: their records, whose each is, and when
-//! rights were taken back. As the scripts of Redis do, but for time, which passes too slowly here to end anything.
+//! The state that a loopback keeps of clients that may come back, in the place of Redis: their records, whose each
+//! is, and when rights were taken back. As the scripts of Redis do, but for time, which passes too slowly here to
+//! end anything.
 
 use std::collections::BTreeMap;
 

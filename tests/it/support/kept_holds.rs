@@ -1,5 +1,5 @@
-//! What is kept without Redis, for several nodes, of how many subscribe to a channel and of what webhooks are told is
-//! occupied or present: each by the lease under which it was said. `loopback.rs` has who is present.
+//! The state kept without Redis, for several nodes, of how many subscribe to a channel and of what webhooks are told
+//! is occupied or present: each by the lease under which it was said. `loopback.rs` has who is present.
 
 use std::collections::{BTreeMap, BTreeSet};
 

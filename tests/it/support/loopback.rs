@@ -1,6 +1,6 @@
-//! What lies beyond the links of several nodes, without Redis: orders are carried out as its scripts would,
+//! The far end of the links of several nodes, without Redis: orders are carried out as its scripts would,
 //! and what comes of them reaches each node in an order that is left to chance, as far as connections to a
-//! Redis leave it open. What was published comes in the order it was published in, and so do answers; which
+//! Redis leave it open. Events come in the order in which they were published, and so do answers; which
 //! of the two comes first is open, and so is who gets his first. A node's link can be cut and made again: what was
 //! on its way to the node is lost, and it catches up as a link over Redis does.
 

@@ -1,4 +1,4 @@
-//! What the tests stand on: a server started for one test, and clients that speak to it byte by byte
+//! The ground of the tests: a server started for one test, and clients that speak to it byte by byte
 //! over blocking sockets. None of it uses the server's own parsers or signatures, so that a mistake
 //! there cannot hide itself.
 

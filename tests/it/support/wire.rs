@@ -1,4 +1,4 @@
-//! What a client's bytes travel on: TCP, TLS over it with the tests' certificates, which are trusted by
+//! The streams of a client's bytes: TCP, TLS over it with the tests' certificates, which are trusted by
 //! nobody else, or a Unix socket.
 
 use std::io::{self, Read, Write};

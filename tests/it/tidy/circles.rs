@@ -1,6 +1,6 @@
-//! Files that import each other in a circle. A reader who wants to know one of them has to know all. What a file says
-//! of the module above it (`super::Node`) is not counted: a module and the files that its type's methods are spread over
-//! are read as one.
+//! Files that import each other in a circle. A reader who wants to know one of them has to know all. The names that
+//! a file takes from the module above it (`super::Node`) are not counted: a module and the files that its type's
+//! methods are spread over are read as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
