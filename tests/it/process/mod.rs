@@ -7,9 +7,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 
 use crate::support::fixture::{established, subscribe, target, trigger};
 use crate::support::http::Http;
@@ -28,7 +29,32 @@ struct Process {
     metrics: SocketAddr,
     /// Of the process that it was handed over to, until that has ended.
     successor: Option<u32>,
-    notices: UnixDatagram,
+    notices: Receiver<String>,
+}
+
+/// What systemd is told there. It is read at once: a server that finds no room for a notice waits until there is, and
+/// does nothing else.
+fn notices(folder: &Path) -> Receiver<String> {
+    let socket = UnixDatagram::bind(folder.join("notify")).unwrap();
+    let (tell, told) = channel();
+    // It ends with the tests.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        loop {
+            match socket.recv(&mut buffer) {
+                Ok(size) => {
+                    let text = String::from_utf8(buffer[..size].to_vec()).unwrap();
+                    if tell.send(text).is_err() {
+                        return;
+                    }
+                }
+                // This process was stopped and went on.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    });
+    told
 }
 
 impl Process {
@@ -47,8 +73,7 @@ impl Process {
             "[server]\nworkers = 2\nshutdown_grace = \"{grace}\"\n[metrics]\nport = {port}\n{APP}"
         );
         std::fs::write(folder.join("f.toml"), settings).unwrap();
-        let notices = UnixDatagram::bind(folder.join("notify")).unwrap();
-        notices.set_read_timeout(Some(DEADLINE)).unwrap();
+        let notices = notices(&folder);
         let addr = listener.local_addr().unwrap();
         // The shell's pid is the server's.
         let script =
@@ -69,15 +94,11 @@ impl Process {
 
     /// The next notice that begins so; others are passed over.
     fn hears(&self, beginning: &str) -> String {
-        let mut buffer = [0; 4096];
         loop {
-            let size = match self.notices.recv(&mut buffer) {
-                Ok(size) => size,
-                // This process was stopped and went on.
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => panic!("{error} before {beginning}; the log: {}", self.log()),
-            };
-            let text = String::from_utf8(buffer[..size].to_vec()).unwrap();
+            let told = self.notices.recv_timeout(DEADLINE);
+            let text = told.unwrap_or_else(|error| {
+                panic!("{error} before {beginning}; the log: {}", self.log())
+            });
             if text.starts_with(beginning) {
                 return text;
             }
@@ -393,8 +414,7 @@ fn a_successor_that_stops_refuses_as_the_first_does() {
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("f.toml"), format!("[metrics]\nenabled = false\n{APP}")).unwrap();
-    let notices = UnixDatagram::bind(folder.join("notify")).unwrap();
-    notices.set_read_timeout(Some(DEADLINE)).unwrap();
+    let notices = notices(&folder);
     let child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
         .args(["--config", "f.toml", "--port", "0"])
         .current_dir(&folder)
