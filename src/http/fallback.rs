@@ -75,7 +75,11 @@ impl SessionAddress {
         };
         [prefix, DEFAULT_PREFIX, ""].into_iter().find_map(|prefix| {
             let inner = path.strip_prefix(prefix).filter(|inner| inner.starts_with('/'))?;
-            let mut segments = inner.split('/').filter(|segment| !segment.is_empty());
+            let mut segments = inner.split('/').filter(|segment| !segment.is_empty()).peekable();
+            // Sessions are not resumed, so whatever stands for the token means nothing.
+            if segments.next_if_eq(&"resume").is_some() {
+                segments.next();
+            }
             let parts = [(); 5].map(|()| segments.next());
             let ([Some("app"), Some(key), Some(number), Some(name), Some(_)], None) =
                 (parts, segments.next())
@@ -434,6 +438,8 @@ mod tests {
             ("/ws/app/k%20y/7/0123abcv/xhr", "/ws", SessionPurpose::Receive(polling)),
             ("/pusher/app/k%20y/7/0123abcv/xhr_send", "/ws", SessionPurpose::Send),
             ("/pusher//app/k%20y/7/0123abcv/xhr_send/", "", SessionPurpose::Send),
+            ("/resume/T/app/k%20y/7/0123abcv/xhr", "/ws", SessionPurpose::Receive(polling)),
+            ("/ws/resume/T/app/k%20y/7/0123abcv/xhr_send", "/ws", SessionPurpose::Send),
         ] {
             assert_eq!(SessionAddress::parse(path, prefix), Some(address(purpose)), "{path}");
         }
@@ -445,6 +451,8 @@ mod tests {
             "/app/k/7/0123abcv/more/xhr",
             "/app/k/7/xhr",
             "/apps/k/7/0123abcv/xhr",
+            "/resume/app/k/7/0123abcv/xhr",
+            "/resume/T/resume/T/app/k/7/0123abcv/xhr",
             "xhr",
         ] {
             assert_eq!(SessionAddress::parse(path, "/ws"), None, "{path}");

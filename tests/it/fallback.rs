@@ -1,6 +1,8 @@
 //! Clients over HTTP, byte by byte: sessions open, are told lines, go on in the next answer, and end.
 //! Nothing is lost, doubled or out of order however answers follow each other.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, subscribe, trigger};
@@ -162,6 +164,23 @@ fn addresses_are_served_below_the_path_pusher_and_neither() {
 }
 
 #[test]
+fn a_page_with_a_token_in_its_paths_was_not_found_over_http() {
+    for resume in [Duration::ZERO, Duration::from_secs(120)] {
+        let mut app = App::new(ID, KEY, SECRET);
+        app.features.resume = resume;
+        let fixture = Fixture::with_apps(vec![app], |server| server.path = "/ws".into());
+        for prefix in
+            ["/ws/resume/1700000000-0123456789abcdef", "/resume/short", "/pusher/resume/T"]
+        {
+            let session = Session::below(fixture.addr, prefix, KEY);
+            let mut stream = session.stream().greeted();
+            session.subscribe("pub");
+            assert_eq!(stream.frame(), succeeded("pub"), "{prefix}");
+        }
+    }
+}
+
+#[test]
 fn http_1_0_is_answered_without_chunks() {
     let fixture = Fixture::start();
     let session = Session::new(fixture.addr);
@@ -247,7 +266,7 @@ fn ten_thousand_events_are_heard_once_by_polls_with_pauses() {
             assert_eq!(frame, event("pub", &heard.to_string()));
             heard += 1;
         }
-        let pause = std::time::Duration::from_micros(chance.below(20_000) as u64);
+        let pause = Duration::from_micros(chance.below(20_000) as u64);
         std::thread::park_timeout(pause);
     }
     publishing.join().unwrap();
