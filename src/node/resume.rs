@@ -14,7 +14,7 @@ use crate::hub::directory::Directory;
 use crate::hub::handles::Sequence;
 use crate::hub::resume::resumption::Resumption;
 use crate::hub::resume::{
-    LogBounds, OpenConnection, ReplacedConnection, ResumeFigures, SubscriptionState,
+    ClientState, LogBounds, OpenConnection, ReplacedConnection, ResumeFigures, SubscriptionState,
 };
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::close;
@@ -203,8 +203,9 @@ impl Node {
         let end = (connection.id, self.hub().seconds_since_start());
         let (token, resume) = (&resumption.token, &connection.directory.resume);
         if let Some(others) = self.shared.scope.others() {
-            let state = resume.depart(token, end, connection.users(), unanswered);
-            return self.shared.park(others, &connection.app(), token, state);
+            let (app, last) = (connection.app(), (connection.users(), unanswered));
+            let park = |state: &ClientState| self.shared.park(others, &app, token, state);
+            return resume.depart(token, end, last, park);
         }
         let bounds = log_bounds(&connection.app());
         resume.note_ended(token, end, connection.users(), (unanswered, bounds));

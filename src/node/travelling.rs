@@ -68,20 +68,31 @@ pub struct ClientClaim {
     is_unsure: bool,
     /// Redis could not be asked whose it is.
     unclaimed: bool,
-    /// Its connection on another node has ended for this one, so that limits over all nodes count none more.
-    replaces: bool,
+    last: LastConnection,
+}
+
+/// Where a client was connected when a claim was made.
+#[derive(Debug, PartialEq, Eq)]
+enum LastConnection {
+    /// Nowhere, as far as is known.
+    Gone,
+    /// Here, which may have ended since.
+    Here,
+    /// On another node, where it has ended for this one, so that limits over all nodes count none more.
+    Elsewhere,
 }
 
 impl ClientClaim {
-    /// Of a client that nobody knows, or that is here already; all is certain as of `alive`.
+    /// Of a client that nobody knows; all is certain as of `alive`.
     fn new(others: &Arc<Clustered>, alive: u64) -> Self {
-        let others = others.clone();
-        Self { others, state: None, alive, is_unsure: false, unclaimed: false, replaces: false }
+        let (others, state) = (others.clone(), None);
+        let (is_unsure, unclaimed, last) = (false, false, LastConnection::Gone);
+        Self { others, state, alive, is_unsure, unclaimed, last }
     }
 
     /// Then limits over all nodes need not find room for it.
     pub(super) fn replaces(&self) -> bool {
-        self.replaces
+        self.last == LastConnection::Elsewhere
     }
 }
 
@@ -114,7 +125,7 @@ impl Node {
         let alive = cluster.link().clock().now();
         let directory = self.hub().directory(&app.id);
         if directory.resume.is_connected(token) {
-            return ClientClaim::new(cluster, alive);
+            return ClientClaim { last: LastConnection::Here, ..ClientClaim::new(cluster, alive) };
         }
         let window = app.features.resume;
         let question = LinkQuery::Claim { app: name.0.clone(), key: name.1.clone(), window };
@@ -139,9 +150,10 @@ impl Node {
             return ClientClaim { is_unsure, ..ClientClaim::new(cluster, alive) };
         };
         // Those that it came to hold since would not be in it.
-        let (replaces, is_unsure) = (had && has_ended, !has_ended);
+        let last = if had && has_ended { LastConnection::Elsewhere } else { LastConnection::Gone };
+        let is_unsure = !has_ended;
         let state = Some(std::mem::take(&mut state));
-        ClientClaim { state, is_unsure, replaces, ..ClientClaim::new(cluster, at) }
+        ClientClaim { state, is_unsure, last, ..ClientClaim::new(cluster, at) }
     }
 
     /// The latest record of the client; and whether it is the last of a connection that has ended, rather than of
@@ -178,16 +190,40 @@ impl Node {
         open: OpenConnection,
         (token, claim): (&ResumeToken, ClientClaim),
     ) -> (ClientArrival, bool, u64) {
-        let ClientClaim { others, state, alive, is_unsure, unclaimed, .. } = claim;
+        let ClientClaim { others, state, mut alive, is_unsure, unclaimed, last } = claim;
+        let was_here = last == LastConnection::Here;
         let name = (connection.app().id.clone(), token.key());
         let traveller = Traveller { token: token.clone(), unclaimed };
         let resume = &connection.directory.resume;
         let now = self.hub().seconds_since_start();
-        let arrived = resume.arrive(token, open, state, now);
+        let times = self.shared.times(&others);
+        // A connection that was here when the claim was made, or has been since, may have ended meanwhile, of itself
+        // or for this one: then what it left is the latest.
+        let parted = || {
+            let left = others.travellers.parting.find(&name)?;
+            client_record::read(&left, times)
+        };
+        let mut returned = None;
+        let arrived = resume.arrive(token, open, now, || {
+            let Some(left) = parted().filter(|left| was_here || left.at > alive) else {
+                return state;
+            };
+            alive = left.at;
+            returned = Some(client_record::write(&left.state, false, times));
+            Some(left.state)
+        });
+        // It has gone to another node in between, and what it holds is known there.
+        let is_unsure = is_unsure || (was_here && !arrived.known);
         let window = connection.app().features.resume;
         let is_forgotten = resume.note_forgotten(token, is_unsure, (now, window));
         others.travellers.parting.remove(&name);
-        others.travellers.here.insert(name, traveller);
+        others.travellers.here.insert(name.clone(), traveller);
+        if let Some(record) = returned {
+            // Redis was told that it had gone. Nobody would ask this node.
+            let record = counted_record(record, others.topics.held.of_app(&name.0));
+            let ((app, key), window) = (name, lasting(window));
+            send_parked(&others, Parked { app, key, record, window, ended: false, unclaimed });
+        }
         (arrived, is_forgotten, alive)
     }
 
@@ -281,27 +317,25 @@ impl ServerState {
         Times { clock: cluster.link().clock(), seconds: self.hub.seconds_since_start() }
     }
 
-    /// Keeps what a client holds whose connection here has ended.
-    /// Written at once: the client may come back to another node in the next moment. It is also kept here for a few
-    /// seconds, for a node that asks before Redis has it.
+    /// Keeps what a client holds whose connection here has ended, for a few seconds, for a newer connection and for a
+    /// node that asks before Redis has it. Redis is told at once: the client may come back to another node in the next
+    /// moment. Called before anybody can see that it has ended, so that what a newer connection does comes after.
     pub(super) fn park(
         &self,
         cluster: &Clustered,
         app: &App,
         token: &ResumeToken,
-        state: Option<ClientState>,
+        state: &ClientState,
     ) {
-        let Some(state) = state else { return };
         let name = (app.id.clone(), token.key());
         let traveller = cluster.travellers.here.remove(&name).map(|(_, traveller)| traveller);
-        let record = client_record::write(&state, true, self.times(cluster));
+        let record = client_record::write(state, true, self.times(cluster));
         let record = counted_record(record, cluster.topics.held.of_app(&app.id));
         cluster.travellers.parting.put(name.clone(), record.clone());
         let record = if state.is_empty() { Bytes::new() } else { record };
         let unclaimed = traveller.is_some_and(|traveller| traveller.unclaimed);
         let (app, key, window) = (name.0, name.1, app.features.resume);
-        let parked = Parked { app, key, record, window, ended: true, unclaimed };
-        send_parked(cluster, parked);
+        send_parked(cluster, Parked { app, key, record, window, ended: true, unclaimed });
     }
 
     /// Ends the connection of a client that has come to another node, and tells that what the client holds.
@@ -414,11 +448,16 @@ impl ServerState {
             let record = client_record::write(&state, false, self.times(cluster));
             let record = counted_record(record, cluster.topics.held.of_app(&app.id));
             let (app, key) = name;
-            let window = window.saturating_add(window / 3);
+            let window = lasting(window);
             let parked = Parked { app, key, record, window, ended: false, unclaimed };
             send_parked(cluster, parked);
         }
     }
+}
+
+/// For how long a record of a client lasts that is connected: it is written again after a third of the window.
+fn lasting(window: Duration) -> Duration {
+    window.saturating_add(window / 3)
 }
 
 /// Has Redis keep what a client holds. Where too much of its app waits for Redis it does not, and whoever comes back to

@@ -140,19 +140,22 @@ impl ResumableClients {
 }
 
 impl ResumeRegistry {
-    /// Takes a new connection of a client that other nodes may have had, which held `state` there.
+    /// Takes a new connection of a client. One that has none here may have held something elsewhere, or here until a
+    /// moment ago: `state` is asked for that under the lock under which a client departs.
     pub fn arrive(
         &self,
         token: &ResumeToken,
         connection: OpenConnection,
-        state: Option<ClientState>,
         now: u32,
+        state: impl FnOnce() -> Option<ClientState>,
     ) -> ClientArrival {
         let mut guard = self.lock();
         let clients = &mut guard.content.clients;
         let mut arrived = clients.connect_client(token, connection);
         if let Some(client) = clients.by_token.get_mut(token) {
-            if let Some(state) = state.filter(|_| !arrived.known) {
+            if !arrived.known
+                && let Some(state) = state()
+            {
                 let held = |(name, acked)| (name, HeldChannel { acked, is_current: false });
                 client.channels = state.channels.into_iter().map(held).collect();
                 clients.held.add_bytes(client.channels.bytes());
@@ -187,16 +190,20 @@ impl ResumeRegistry {
         self.lock().content.clients.take_up(token, socket, name, end)
     }
 
-    /// Takes out the client whose connection ended in second `now`; nothing if it has another. Without channels
-    /// there is nothing to keep.
+    /// Takes out the client whose connection ended in second `now`, and has what it holds kept before anybody can see
+    /// that; nothing if it has another connection. Without channels there is nothing to keep.
     pub fn depart(
         &self,
         token: &ResumeToken,
         end: (SocketId, u32),
-        users: SmallVec<[UserId; 1]>,
-        unanswered: bool,
-    ) -> Option<ClientState> {
-        self.lock().content.clients.depart(token, end, users, unanswered)
+        (users, unanswered): (SmallVec<[UserId; 1]>, bool),
+        keep: impl FnOnce(&ClientState),
+    ) {
+        let mut guard = self.lock();
+        if let Some(state) = guard.content.clients.depart(token, end, users, unanswered) {
+            keep(&state);
+        }
+        drop(guard);
     }
 
     /// Takes out the client for another node that it has come to, with the connection that it has here.
