@@ -38,9 +38,12 @@ impl OfflineRequests<'_> {
             }
             LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
             LinkRequest::Publish(publish) => {
-                let local = publish.offline_fallback().map(|(_, alone)| alone);
+                let local = publish.offline_fallback();
+                let local = local.map(|(topic, alone)| (self.keys.topic_name(topic), alone));
                 self.kept.hold_publish(publish, true);
-                local?
+                let (name, alone) = local?;
+                self.dedup.borrow_mut().note_local_delivery(&name, self.kept.serial);
+                alone
             }
             LinkRequest::Connections { app, count } => {
                 self.kept.connections.insert(app, count);

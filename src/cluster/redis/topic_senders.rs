@@ -26,6 +26,8 @@ pub(super) struct TopicSenders {
     pub(super) opened: Option<u64>,
     /// The last serial of this node's own that came back to it.
     pub(super) own: u64,
+    /// The last serial of its own that subscribers here got without Redis.
+    pub(super) alone: u64,
     /// Each sender with its last serials.
     pub(super) senders: Vec<(u64, RecentSerials)>,
     /// Envelopes that arrived since the topic was subscribed to, until it has caught up.
