@@ -1,5 +1,6 @@
 //! A Redis Cluster whose slots move, and whose masters are replaced.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
@@ -233,6 +234,41 @@ fn a_master_that_is_lost_costs_only_its_own_channels() {
     assert!(heard.iter().any(|text| text.contains("member_removed")), "{heard:?}");
     all_goes_on(&shards, 2, &one, &two);
     hears_nothing(&mut a);
+}
+
+/// After 60 large events on a channel of a master, or more, its log has so many.
+fn has_log_of(master: &Redis, (prefix, channel): (&str, &str), node: &Fixture, most: Range<usize>) {
+    let (log, large) = (format!("{prefix}:{}:l", tag(channel)), "x".repeat(90_000));
+    (0..60).for_each(|_| node.publish(channel, "e", &large));
+    eventually(|| {
+        node.publish(channel, "e", &large);
+        match master.ask(&["LLEN", &log]).parse::<usize>().unwrap() {
+            entries if most.contains(&entries) => Ok(()),
+            entries => Err(format!("{channel}: {entries}")),
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn logs_on_different_masters_share_what_the_app_may_have() {
+    let Some(mut shards) = Shards::start(3, false) else { return };
+    let cluster = shards.cluster();
+    let [one, two]: [Fixture; 2] = nodes(&cluster);
+    let large = "x".repeat(90_000);
+    (0..40).for_each(|number| one.publish(&format!("pub-{number}"), "e", &large));
+    let (_, counting) = shards.place(&format!("{{{ID}}}"));
+    let others = [(counting + 1) % 3, (counting + 2) % 3];
+    let channels = others.map(|master| (master, kept_by(&shards, master, "pub-of-it-")));
+    let alone = kept_by(&shards, others[0], "pub-alone-");
+    // Of 41 or 42 logs each may have 1.5 MiB, and a quarter more before it is cut; alone these might have four.
+    for (master, channel) in &channels {
+        has_log_of(&shards.masters[*master], (&cluster.prefix, channel), &two, 17..23);
+    }
+    // Without the master that counts them, each node goes by the logs that it has published to since.
+    shards.masters[counting].kill();
+    says_away(&two, &[name_of(&shards.masters[counting])]);
+    has_log_of(&shards.masters[others[0]], (&cluster.prefix, &alone), &two, 46..59);
 }
 
 #[test]
