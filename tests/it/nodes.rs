@@ -1,6 +1,6 @@
 //! Three nodes against a model that is too simple to be wrong: random connections, subscriptions, events,
 //! deaths of nodes, links that are cut and made again, nodes that sleep for longer than a lease, orders that are refused,
-//! lost with their answer or late, and a Redis that has lost what nodes hold, over a loopback that brings everything in an
+//! lost with their answer or late, leases that lapse, and a Redis that loses everything, over a loopback that brings everything in an
 //! order left to chance. Whenever all links are there and all has arrived, every subscriber has been told of every event once
 //! and in its publisher's order and of how many they are, all nodes agree on who is present and which cached event is the
 //! last, and webhooks have been told what is so.
@@ -129,6 +129,14 @@ impl Told {
             event => panic!("{event}: {text}"),
         }
     }
+}
+
+/// What an event says, by its frame.
+fn said_in(frame: &[u8]) -> String {
+    let begin = frame.windows(2).position(|bytes| bytes == br#"{""#).unwrap();
+    let frame: Value = serde_json::from_slice(&frame[begin..]).unwrap();
+    let data: Value = serde_json::from_str(frame["data"].as_str().unwrap()).unwrap();
+    word(&data["said"])
 }
 
 fn word(value: &Value) -> String {
@@ -328,11 +336,12 @@ fn fail(all: &mut Loopback, chance: &mut Chance) {
     match chance.below(16) {
         0..6 if all.is_asleep(node) => all.wake(node),
         0..6 => all.fall_asleep(node),
-        6..8 if all.is_asleep(node) => all.lapse(node),
-        6..8 => {}
+        // A node that is awake has renewed its lease, but to the others' clocks, which step, too long ago.
+        6..8 => all.lapse(node),
         8..10 if !all.is_cut(node) => all.cut_late(node),
         10..12 => all.doom_order(node, OrderFate::Refused),
-        12..15 => all.doom_order(node, OrderFate::Unanswered),
+        12..14 => all.doom_order(node, OrderFate::Unanswered),
+        14 => all.restart(),
         _ => all.flush(),
     }
 }
@@ -375,6 +384,15 @@ fn agree(
     parted: &BTreeSet<&'static str>,
 ) {
     settle(all, peers, chance);
+    for peer in peers.iter_mut() {
+        let number = all.nodes[peer.node].number;
+        for (_, topic, frame) in all.missed().iter().filter(|(node, ..)| *node == number) {
+            if let Some(told) = peer.told.get_mut(topic.channel.as_str()) {
+                told.due.remove(&said_in(frame));
+            }
+        }
+    }
+    all.note_settled();
     for peer in &*peers {
         let asked: Vec<_> = peer.asked.keys().collect();
         assert_eq!(asked, peer.told.keys().collect::<Vec<_>>(), "one still waits");
@@ -413,7 +431,9 @@ fn agree(
                 .unwrap();
             roster.sort_unstable();
             assert_eq!(roster, members, "{channel}");
-            assert_eq!(cached, all.cache_version(&topic), "{channel}");
+            if !all.is_behind(&topic) {
+                assert_eq!(cached, all.cache_version(&topic), "{channel}");
+            }
         }
     }
     agree_on_counts(all, peers);

@@ -42,8 +42,19 @@ pub struct Beyond {
     pub(super) asked: Vec<Pin<Box<dyn Future<Output = Option<OutgoingEvent>>>>>,
     /// How much of each topic's log was handed on.
     pub(super) heard: BTreeMap<Topic, usize>,
+    /// The last serial of its own that its subscribers got on each without Redis.
+    pub(super) alone: BTreeMap<Topic, u64>,
+    /// The events of others that it has heard on each, by sender and serial.
+    pub(super) known: BTreeMap<Topic, BTreeSet<(u64, u64)>>,
+    /// What it published and Redis has taken since all was settled, with its versions; and whether Redis may have lost
+    /// that, and is to be told again.
+    pub(super) recent: Vec<(u64, OutgoingEvent, u64)>,
+    pub(super) is_doubtful: bool,
     /// What it has to say again since its link is made anew, before anything else.
     pub(super) again: VecDeque<LinkRequest>,
+    /// Sums that it is to tell, each with its version; and the topics of those that it has not told yet.
+    pub(super) sums: VecDeque<(Topic, u64, usize)>,
+    pub(super) untold: BTreeSet<Topic>,
     /// What it has for webhooks.
     pub(super) holds: BTreeSet<Hold>,
     pub(super) serial: u64,
@@ -73,6 +84,8 @@ pub(super) struct Answer {
     pub(super) arrival: LinkEvent,
     /// Up to which serial it has what the node has published there, where the topic is new.
     pub(super) has_own: Option<u64>,
+    /// The cached event that was read, by its sender and serial.
+    pub(super) known: Option<(u64, u64)>,
 }
 
 impl Beyond {
@@ -80,6 +93,7 @@ impl Beyond {
         let (memory, far) = Memory::of_several(number, change);
         far.go_up();
         let (subscribed, opening, heard, delivered, holds) = Default::default();
+        let (alone, known, recent, sums, untold) = Default::default();
         let (unread, published, answers, arrivals) = Default::default();
         let (old, again, held, flying, orders, asked) = Default::default();
         Self {
@@ -100,7 +114,13 @@ impl Beyond {
             orders,
             asked,
             heard,
+            alone,
+            known,
+            recent,
+            is_doubtful: false,
             again,
+            sums,
+            untold,
             holds,
             serial: 0,
             held,
@@ -131,10 +151,11 @@ impl Beyond {
     }
 
     pub(super) fn answer(&mut self, arrival: LinkEvent) {
-        self.answers.push_back(Answer { missed: Vec::new(), arrival, has_own: None });
+        let (missed, has_own, known) = Default::default();
+        self.answers.push_back(Answer { missed, arrival, has_own, known });
     }
 
-    pub(super) fn hand_on(&mut self, Answer { missed, arrival, has_own }: Answer) {
+    pub(super) fn hand_on(&mut self, Answer { missed, arrival, has_own, known }: Answer) {
         let opened = match &arrival {
             LinkEvent::Opened { topic, .. } => Some(topic.clone()),
             _ => None,
@@ -143,6 +164,9 @@ impl Beyond {
             self.hear(opened.as_ref().expect("a topic that was opened"), sent, true);
         }
         self.arrivals.push_back(arrival);
+        if let (Some(topic), Some(known)) = (&opened, known) {
+            self.known.entry(topic.clone()).or_default().insert(known);
+        }
         if let (Some(last), Some(opened)) = (has_own, &opened) {
             let is_on = |publish: &OutgoingEvent| matches!(publish, OutgoingEvent::Cached { topic, .. } if topic == opened);
             self.flying.retain(|(serial, publish)| *serial > last || !is_on(publish));
@@ -178,8 +202,12 @@ impl Beyond {
             if matches!(envelope.body, EnvelopeBody::Event { .. }) && envelope.delivered {
                 return;
             }
-            envelope.delivered = self.delivered.contains(&envelope.serial);
+            // Behind a later one, which its subscribers had without Redis, it is only kept.
+            let is_late = self.alone.get(topic).is_some_and(|last| envelope.serial < *last);
+            envelope.delivered = is_late || self.delivered.contains(&envelope.serial);
             self.flying.retain(|(serial, _)| *serial != envelope.serial);
+        } else if envelope.serial > 0 && !self.note_known(topic, &envelope) {
+            return;
         }
         let topic = topic.clone();
         self.arrivals.push_back(match late {
@@ -188,9 +216,30 @@ impl Beyond {
         });
     }
 
+    /// Notes an event of another node; whether it is news. What is said again is not, behind later ones of its sender.
+    fn note_known(&mut self, topic: &Topic, envelope: &Envelope) -> bool {
+        let known = self.known.entry(topic.clone()).or_default();
+        let (origin, serial) = (envelope.origin, envelope.serial);
+        let mut later = known.range((origin, serial + 1)..(origin + 1, 0));
+        (!envelope.again || later.next().is_none()) && known.insert((origin, serial))
+    }
+
+    /// What is on its way to it of a topic's log.
+    pub(super) fn is_on_its_way(&self, topic: &Topic, place: usize) -> bool {
+        let is_it = |sent: &Sent| sent.0 == Some(place);
+        let published = self.published.iter().filter(|(other, _)| other == topic);
+        let read = self.answers.iter().filter(|answer| is_opened(&answer.arrival, topic));
+        published.map(|(_, sent)| sent).any(is_it)
+            || self.opening.get(topic).is_some_and(|waiting| waiting.iter().any(is_it))
+            || read.flat_map(|answer| &answer.missed).any(is_it)
+    }
+
     /// Its own subscribers are given a cached event that will not come back.
-    pub(super) fn publish_alone(&mut self, publish: &OutgoingEvent) {
+    pub(super) fn publish_alone(&mut self, serial: u64, publish: &OutgoingEvent) {
         if let OutgoingEvent::Cached { topic, except, frame, data, .. } = publish {
+            if self.heard.contains_key(topic) {
+                self.alone.insert(topic.clone(), serial);
+            }
             let (topic, except) = (topic.clone(), *except);
             let (frame, data) = (frame.clone(), data.clone());
             let alone = OfflineFallback::Publish { topic, except, frame, data: Some(data) };

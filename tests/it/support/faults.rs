@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use fanfare::cluster::Topic;
+use fanfare::cluster::envelope::EnvelopeBody;
 use fanfare::cluster::link::{LinkEvent, LinkRequest, OfflineFallback, OutgoingEvent};
 use fanfare::cluster::topics::TopicEntry;
 use fanfare::protocol::member::{Member, UserId};
@@ -23,6 +25,8 @@ pub(super) struct Faults {
     late: VecDeque<((u64, u64), LateOrder)>,
     /// Nodes that have not said again what they hold since Redis lost it.
     missing: BTreeSet<u64>,
+    /// Events that nodes cannot hear, since Redis lost them first.
+    missed: BTreeSet<(u64, Topic, Bytes)>,
 }
 
 /// An order that was sent and has not arrived.
@@ -123,19 +127,78 @@ impl Loopback {
         self.nodes[at].fate = fate;
     }
 
-    /// Redis has lost who is present, how many subscribe and what webhooks hold, and under which leases. What was
-    /// published is in its logs again, for else nobody could say what is to be heard.
+    /// Redis has lost everything: who is present, how many subscribe and what webhooks hold, under which leases, logs and
+    /// cached events. What a node was still to read of a log it misses.
     pub fn flush(&mut self) {
         for channel in self.channels.values_mut() {
             channel.members.clear();
             channel.refs.clear();
+            channel.cached = None;
+            channel.is_behind = true;
+            channel.begin += channel.log.len();
+            channel.lost.append(&mut channel.log);
         }
+        (0..self.nodes.len()).for_each(|at| self.note_missed(at));
         self.holds.lose();
         let leases = self.nodes.iter().flat_map(|node| node.old.iter().chain([&node.lease]));
         let leases: Vec<u64> = leases.copied().collect();
         self.faults.fenced.extend(&leases);
         self.faults.cleared.extend(&leases);
         self.faults.missing = self.nodes.iter().map(|node| node.number).collect();
+    }
+
+    /// Redis stops, and begins anew without data: all links are lost, and nodes say again what it took last.
+    pub fn restart(&mut self) {
+        (0..self.nodes.len()).for_each(|at| self.cut(at));
+        let missed = self.faults.missed.clone();
+        self.flush();
+        self.faults.missed = missed;
+        self.channels.values_mut().for_each(|channel| channel.lost.clear());
+        self.nodes.iter_mut().for_each(|node| node.is_doubtful = true);
+    }
+
+    /// Notes what a node can hear no more: it was in a log that is lost, and is not on its way.
+    pub(super) fn note_missed(&mut self, at: usize) {
+        let node = &self.nodes[at];
+        for (topic, heard) in &node.heard {
+            let Some(channel) = self.channels.get(topic) else { continue };
+            let first = channel.begin - channel.lost.len();
+            let places = channel.lost.iter().enumerate().map(|(at, (_, it))| (first + at, it));
+            let missed = places.filter(|(place, _)| place >= heard);
+            let missed = missed.filter(|(place, _)| !node.is_on_its_way(topic, *place));
+            self.faults.missed.extend(missed.filter_map(|(_, envelope)| match &envelope.body {
+                EnvelopeBody::Event { frame, .. } | EnvelopeBody::Cached { frame, .. } => {
+                    Some((node.number, topic.clone(), frame.clone()))
+                }
+                _ => None,
+            }));
+        }
+    }
+
+    /// What nodes cannot have heard, by their numbers.
+    pub fn missed(&self) -> &BTreeSet<(u64, Topic, Bytes)> {
+        &self.faults.missed
+    }
+
+    /// Redis has taken a publish, and may lose it from now on.
+    pub(super) fn note_taken(
+        &mut self,
+        (origin, serial): (u64, u64),
+        publish: &OutgoingEvent,
+        at: u64,
+    ) {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.number == origin)
+            && node.recent.iter().all(|(known, ..)| *known != serial)
+        {
+            node.recent.push((serial, publish.clone(), at));
+        }
+    }
+
+    /// All have heard everything: what was lost before is not missed.
+    pub fn note_settled(&mut self) {
+        self.faults.missed.clear();
+        self.channels.values_mut().for_each(|channel| channel.lost.clear());
+        self.nodes.iter_mut().for_each(|node| node.recent.clear());
     }
 
     /// The node's link is lost, with what was on its way to the node.
@@ -150,11 +213,13 @@ impl Loopback {
         node.unread.clear();
         node.subscribed.clear();
         node.again.clear();
+        node.sums.clear();
         for (serial, publish) in std::mem::take(&mut node.flying) {
             node.delivered.insert(serial);
-            node.publish_alone(&publish);
+            node.publish_alone(serial, &publish);
         }
         node.arrivals.push_back(LinkEvent::Down);
+        self.note_missed(at);
     }
 
     /// The link is lost after what had come in was handed on, and before what was sent has arrived: some of it still
@@ -209,6 +274,9 @@ impl Loopback {
     /// The node's next order is carried out; whether there is one. A node whose lease lapsed hears of it then, or as it
     /// renews it.
     pub(super) fn take_order(&mut self, at: usize) -> bool {
+        if self.send_sum(at) {
+            return true;
+        }
         let node = &mut self.nodes[at];
         let holds = !self.faults.fenced.contains(&node.lease);
         let (said, order) = match node.again.pop_front() {
@@ -252,7 +320,11 @@ impl Loopback {
         self.next += 1;
         let topics = &node.memory.shared.scope.others().unwrap().topics;
         // In the same order with the same seed.
-        for topic in topics.all_topics().into_iter().collect::<BTreeSet<_>>() {
+        let all = topics.all_topics().into_iter().collect::<BTreeSet<_>>();
+        for topic in node.untold.difference(&all).cloned() {
+            node.again.push_back(LinkRequest::Changed { topic, tell: true });
+        }
+        for topic in all {
             node.again.push_back(LinkRequest::Open(topic.clone()));
             let joins = topics.read_topic(&topic, |entry| {
                 let own = entry
@@ -293,7 +365,7 @@ impl Loopback {
             LinkRequest::Publish(publish) => {
                 node.serial += 1;
                 node.delivered.insert(node.serial);
-                node.publish_alone(&publish);
+                node.publish_alone(node.serial, &publish);
                 node.held.push_back((node.serial, publish));
                 return;
             }
@@ -309,7 +381,13 @@ impl Loopback {
         node.far.go_up();
         node.arrivals.extend(std::mem::take(&mut node.orders));
         let number = node.number;
-        for (serial, publish) in std::mem::take(&mut node.held) {
+        if std::mem::take(&mut node.is_doubtful) {
+            for (serial, publish, taken) in node.recent.clone() {
+                self.nodes[at].delivered.insert(serial);
+                self.publish_taken((number, serial), publish, taken);
+            }
+        }
+        for (serial, publish) in std::mem::take(&mut self.nodes[at].held) {
             self.publish(number, serial, publish);
         }
         for old in std::mem::take(&mut self.nodes[at].old) {

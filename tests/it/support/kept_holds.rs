@@ -66,7 +66,9 @@ impl Loopback {
         let before: usize =
             own.filter_map(|lease| holds.counts.remove(&(topic.clone(), *lease))).sum();
         holds.counts.insert((topic.clone(), lease), count);
-        let (wish, count_all) = (wish.or_clients(tell), holds.sum(topic));
+        let untold = node.untold.contains(topic);
+        let wish = if untold { CountInterest::Now } else { wish.or_clients(tell) };
+        let count_all = holds.sum(topic);
         let is_news = wish != CountInterest::No && count != before;
         if wish == CountInterest::Now || is_news {
             self.tell_sum(number, topic);
@@ -81,10 +83,28 @@ impl Loopback {
         }
     }
 
+    /// A sum is told by the node that has changed it, with an order of its own: another may be told before it.
     fn tell_sum(&mut self, number: u64, topic: &Topic) {
         self.holds.version += 1;
         let (version, count) = (self.holds.version, self.holds.sum(topic));
-        self.send((number, 0), topic, (version, EnvelopeBody::Count { count }));
+        let node = self.nodes.iter_mut().find(|node| node.number == number && !node.is_cut);
+        let Some(node) = node else {
+            return self.send((number, 0), topic, (version, EnvelopeBody::Count { count }));
+        };
+        node.untold.insert(topic.clone());
+        node.sums.push_back((topic.clone(), version, count));
+    }
+
+    /// The node sends the next sum that it has changed; whether there was one.
+    pub(super) fn send_sum(&mut self, at: usize) -> bool {
+        let node = &mut self.nodes[at];
+        let Some((topic, version, count)) = node.sums.pop_front() else { return false };
+        if node.sums.iter().all(|(other, ..)| *other != topic) {
+            node.untold.remove(&topic);
+        }
+        let number = node.number;
+        self.send((number, 0), &topic, (version, EnvelopeBody::Count { count }));
+        true
     }
 
     /// What was counted and held under a lease ends; the node that clears it tells the sums.

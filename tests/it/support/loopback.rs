@@ -48,10 +48,27 @@ pub(super) struct Channel {
     pub(super) members: BTreeMap<UserId, (u64, Member)>,
     /// By lease.
     pub(super) refs: BTreeSet<(u64, UserId)>,
-    /// Its version, its place in the log, and what was published.
-    cached: Option<(u64, usize, OutgoingEvent)>,
+    pub(super) cached: Option<KeptEvent>,
     /// With the times.
     pub(super) log: Vec<(u64, Envelope)>,
+    /// Entries that were in the log before Redis lost it.
+    pub(super) begin: usize,
+    /// The last of those, which nobody says again.
+    pub(super) lost: Vec<(u64, Envelope)>,
+    /// Redis lost the cached event, and nothing new was published since: what nodes keep is later than what it has.
+    pub(super) is_behind: bool,
+}
+
+/// The last event of a cache channel.
+pub(super) struct KeptEvent {
+    version: u64,
+    /// The version that it had before Redis lost it, or the same.
+    taken: u64,
+    /// In the log.
+    place: usize,
+    /// Its sender and serial.
+    id: (u64, u64),
+    publish: OutgoingEvent,
 }
 
 /// How far one version is from the next; what a node alone adds is less.
@@ -148,8 +165,12 @@ impl Loopback {
         let Some(since) = topics.read_topic(topic, |entry| since(entry).into()).flatten() else {
             return;
         };
-        let before = self.channel(topic).log.iter().filter(|(time, _)| *time <= since).count();
+        let channel = self.channel(topic);
+        let all = channel.lost.iter().chain(&channel.log);
+        let before = all.filter(|(time, _)| *time <= since).count();
+        let before = channel.begin - channel.lost.len() + before;
         self.nodes[at].heard.entry(topic.clone()).or_insert(before);
+        self.note_missed(at);
     }
 
     pub(super) fn carry_out(&mut self, at: usize, order: LinkRequest) {
@@ -163,7 +184,7 @@ impl Loopback {
                 }
                 // Somebody was let in before it was known that the link is down.
                 self.since_subscribed(at, &topic, TopicEntry::since_subscribed);
-                let heard = self.channel(&topic).log.len();
+                let heard = self.channel(&topic).end();
                 let node = &mut self.nodes[at];
                 let again = node.heard.contains_key(&topic);
                 node.heard.entry(topic.clone()).or_insert(heard);
@@ -185,6 +206,8 @@ impl Loopback {
                     node.subscribed.remove(&topic);
                     node.opening.remove(&topic);
                     node.heard.remove(&topic);
+                    node.known.remove(&topic);
+                    node.alone.remove(&topic);
                     let is_on = |publish: &OutgoingEvent| matches!(publish, OutgoingEvent::Cached { topic: other, .. } if *other == topic);
                     node.flying.retain(|(_, publish)| !is_on(publish));
                 }
@@ -193,6 +216,10 @@ impl Loopback {
                 let node = &mut self.nodes[at];
                 node.serial += 1;
                 let serial = node.serial;
+                let is_whole = self.is_whole();
+                if let (OutgoingEvent::Cached { topic, .. }, true) = (&publish, is_whole) {
+                    self.channel(topic).is_behind = false;
+                }
                 self.publish(number, serial, publish);
             }
             LinkRequest::WebhookLog(request) => self.log(at, request, true),
@@ -218,23 +245,21 @@ impl Loopback {
         self.channels.entry(topic.clone()).or_default()
     }
 
-    pub(super) fn send(&mut self, from: (u64, u64), topic: &Topic, said: (u64, EnvelopeBody)) {
-        self.send_as(from.0, from.1, topic, (said.0, said.1, false, false));
+    pub(super) fn send(
+        &mut self,
+        (origin, serial): (u64, u64),
+        topic: &Topic,
+        (version, body): (u64, EnvelopeBody),
+    ) {
+        self.send_envelope(topic, envelope_of((origin, serial), version, body));
     }
 
-    fn send_as(
-        &mut self,
-        origin: u64,
-        serial: u64,
-        topic: &Topic,
-        (version, body, delivered, whisper): (u64, EnvelopeBody, bool, bool),
-    ) {
-        let is_logged = matches!(body, EnvelopeBody::Event { .. } | EnvelopeBody::Cached { .. });
-        let envelope =
-            Envelope { origin, serial, version, sent: 0, delivered, whisper, again: false, body };
-        let log = &mut self.channel(topic).log;
-        let place = is_logged.then_some(log.len());
-        log.extend(place.map(|_| (now(), envelope.clone())));
+    fn send_envelope(&mut self, topic: &Topic, envelope: Envelope) {
+        let is_logged =
+            matches!(envelope.body, EnvelopeBody::Event { .. } | EnvelopeBody::Cached { .. });
+        let channel = self.channel(topic);
+        let place = is_logged.then_some(channel.end());
+        channel.log.extend(place.map(|_| (now(), envelope.clone())));
         for node in self.nodes.iter_mut().filter(|node| node.subscribed.contains(topic)) {
             node.published.push_back((topic.clone(), (place, envelope.clone())));
         }
@@ -287,40 +312,34 @@ impl Loopback {
     }
 
     pub(super) fn publish(&mut self, origin: u64, serial: u64, publish: OutgoingEvent) {
-        if self.is_logged((origin, serial), &publish) {
+        self.publish_taken((origin, serial), publish, 0);
+    }
+
+    /// The same for something that was taken before and may be lost, with the version that it had then.
+    pub(super) fn publish_taken(&mut self, id: (u64, u64), publish: OutgoingEvent, taken: u64) {
+        if self.is_logged(id, &publish) {
             return;
         }
+        let (origin, again) = (id.0, taken > 0);
         match publish {
-            OutgoingEvent::Event { topic, except, frame, manner } => {
+            OutgoingEvent::Event { ref topic, except, ref frame, manner } => {
                 // No two have one place.
                 self.clock = now().max(self.clock + 1);
-                let body = EnvelopeBody::Event { except, frame };
-                let delivered = !matches!(manner, Manner::Resumable { .. });
-                let is_whisper = manner == Manner::Whisper;
-                let version = self.clock;
-                self.send_as(origin, serial, &topic, (version, body, delivered, is_whisper));
+                let frame = frame.clone();
+                let envelope = Envelope {
+                    delivered: again || !matches!(manner, Manner::Resumable { .. }),
+                    whisper: manner == Manner::Whisper,
+                    again,
+                    ..envelope_of(id, self.clock, EnvelopeBody::Event { except, frame })
+                };
+                self.send_envelope(topic, envelope);
+                self.note_taken(id, &publish, self.clock);
             }
-            OutgoingEvent::Cached { ref topic, except, ref frame, ref data, .. } => {
-                let channel = self.channel(topic);
-                channel.version += STEP;
-                let (version, place) = (channel.version, channel.log.len());
-                let (frame, data) = (frame.clone(), data.clone());
-                let body = EnvelopeBody::Cached { except, frame, data };
-                self.send((origin, serial), topic, (version, body));
-                for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
-                    let topics = &node.memory.shared.scope.others().unwrap().topics;
-                    let is_heard_here = topics.read_topic(topic, |_| ()).is_some();
-                    if is_heard_here && !node.delivered.contains(&serial) {
-                        node.flying.push((serial, publish.clone()));
-                    }
-                }
-                let topic = topic.clone();
-                self.channel(&topic).cached = Some((version, place, publish));
-            }
+            OutgoingEvent::Cached { .. } => self.keep(id, publish, taken),
             OutgoingEvent::Trace { topic, mark, trace } => {
                 let (app, trace) = (topic.app.clone(), trace.as_str().into());
                 let body = EnvelopeBody::Trace { mark, app, trace };
-                self.send((origin, serial), &topic, (0, body));
+                self.send(id, &topic, (0, body));
             }
             OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } => {}
             OutgoingEvent::HandedOver { node, request, record, .. } => {
@@ -347,6 +366,40 @@ impl Loopback {
         }
     }
 
+    /// An event of a cache channel is the last now, unless it was `taken` before one that is.
+    fn keep(&mut self, id: (u64, u64), publish: OutgoingEvent, taken: u64) {
+        let OutgoingEvent::Cached { topic, except, frame, data, .. } = &publish else { return };
+        let channel = self.channel(topic);
+        let last = channel.cached.as_ref();
+        if taken > 0 && last.is_some_and(|last| last.id == id) {
+            return;
+        }
+        let is_last = taken == 0 || last.is_none_or(|last| last.taken <= taken);
+        channel.version += STEP;
+        let (version, place) = (channel.version, channel.end());
+        let taken_first = if taken > 0 { taken } else { version };
+        if is_last {
+            let (publish, taken) = (publish.clone(), taken_first);
+            channel.cached = Some(KeptEvent { version, taken, place, id, publish });
+        }
+        let (except, frame) = (*except, frame.clone());
+        let body = match is_last {
+            true => EnvelopeBody::Cached { except, frame, data: data.clone() },
+            false => EnvelopeBody::Event { except, frame },
+        };
+        let again = taken > 0;
+        let envelope = Envelope { again, delivered: again, ..envelope_of(id, version, body) };
+        self.send_envelope(topic, envelope);
+        self.note_taken(id, &publish, taken_first);
+        for node in self.nodes.iter_mut().filter(|node| node.number == id.0) {
+            let topics = &node.memory.shared.scope.others().unwrap().topics;
+            let is_heard_here = topics.read_topic(topic, |_| ()).is_some();
+            if is_heard_here && !node.delivered.contains(&id.1) {
+                node.flying.push((id.1, publish.clone()));
+            }
+        }
+    }
+
     fn arrive(&mut self, number: u64, arrival: LinkEvent) {
         if let Some(node) = self.nodes.iter_mut().find(|node| node.number == number) {
             node.arrivals.push_back(arrival);
@@ -362,14 +415,16 @@ impl Loopback {
         let members: Vec<(u64, Member)> = channel.members.values().cloned().collect();
         let presence = topic.channel.kind().is_presence();
         let loaded = presence.then_some(LoadedRoster { version, members });
-        let log = channel.log.iter().cloned().enumerate().skip(heard);
-        let missed =
-            log.filter(|_| again).map(|(at, (_, envelope))| (Some(at), envelope)).collect();
+        let log = channel.log.iter().cloned().enumerate();
+        let log = log.map(|(at, (_, envelope))| (channel.begin + at, envelope));
+        let log = log.filter(|(place, _)| again && *place >= heard);
+        let missed = log.map(|(place, envelope)| (Some(place), envelope)).collect();
         // What was missed is in the log; who began to hear while the link was cut has not missed what was before.
-        let cached = channel.cached.as_ref().filter(|(_, place, _)| !again || *place < heard);
-        let cached = cached.and_then(|(version, _, publish)| match publish {
+        let cached = channel.cached.as_ref().filter(|kept| !again || kept.place < heard);
+        let known = cached.map(|kept| kept.id);
+        let cached = cached.and_then(|kept| match &kept.publish {
             OutgoingEvent::Cached { frame, data, ttl, .. } => Some(RetainedEvent {
-                version: *version,
+                version: kept.version,
                 frame: frame.clone(),
                 data: data.clone(),
                 ttl: *ttl,
@@ -380,7 +435,7 @@ impl Loopback {
         let arrival = LinkEvent::Opened { topic, loaded, cached, settled };
         let node = &mut self.nodes[at];
         let has_own = (!again).then_some(node.serial);
-        node.answers.push_back(Answer { missed, arrival, has_own });
+        node.answers.push_back(Answer { missed, arrival, has_own, known });
     }
 
     /// The frames in a channel's log, each with whom it was not for.
@@ -396,7 +451,12 @@ impl Loopback {
     /// The version of a channel's cached event.
     pub fn cache_version(&self, topic: &Topic) -> u64 {
         let cached = self.channels.get(topic).and_then(|channel| channel.cached.as_ref());
-        cached.map_or(0, |(version, ..)| *version)
+        cached.map_or(0, |kept| kept.version)
+    }
+
+    /// Whether Redis has lost the cached event since one was published.
+    pub fn is_behind(&self, topic: &Topic) -> bool {
+        self.channels.get(topic).is_some_and(|channel| channel.is_behind)
     }
 
     /// Who is present, by what is kept of all nodes.
@@ -412,7 +472,17 @@ impl Loopback {
     }
 }
 
+fn envelope_of((origin, serial): (u64, u64), version: u64, body: EnvelopeBody) -> Envelope {
+    let (delivered, whisper, again) = (false, false, false);
+    Envelope { origin, serial, version, sent: 0, delivered, whisper, again, body }
+}
+
 impl Channel {
+    /// The place of the next entry of its log.
+    fn end(&self) -> usize {
+        self.begin + self.log.len()
+    }
+
     fn change(&mut self) -> u64 {
         self.version += STEP;
         self.changed = self.version;
