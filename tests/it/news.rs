@@ -207,6 +207,8 @@ fn a_node_that_dies_is_followed_by_another(cluster: &ClusterConfig) {
         ("CLUSTER__PREFIX", &cluster.prefix),
         ("CLUSTER__LEASE", "5s"),
     ]);
+    // What it held before it has Redis is told in the order of names.
+    doomed.is_ready();
     let (mut client, id) = doomed.connect();
     join(&mut client, &id, "presence-x", "d");
     subscribe(&mut client, "alone");

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::eventually;
 use super::fixture::{ID, KEY, SECRET, established, target};
+use super::http::Http;
 use super::websocket::Client;
 
 pub struct Child {
@@ -74,6 +75,15 @@ impl Child {
             }
         });
         Self { child, addr, log: later }
+    }
+
+    /// Waits until it has its Redis.
+    pub fn is_ready(&self) {
+        eventually(|| match Http::connect(self.addr).ask("GET", "/ready", "", b"").status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        })
+        .unwrap();
     }
 
     /// What its log has so far.
