@@ -1,5 +1,5 @@
-//! Which received envelopes are news, and from where a topic's log is read. What is believed at all is tested in
-//! `trust.rs`.
+//! Which received envelopes are news, and from where a topic's log is read. The tests in `trust.rs` ask which are
+//! believed at all.
 
 use bytes::Bytes;
 
