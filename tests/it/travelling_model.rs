@@ -415,7 +415,6 @@ fn a_channel_that_was_entered_again_behind_a_withdrawal_had_no_gap() {
     });
 }
 
-/// The answer waited behind a subscription that waits for Redis, and was lost with the connection.
 /// What it held was known neither from here nor from Redis, and the page was not told of a gap.
 #[test]
 fn what_a_page_had_missed_was_lost_if_its_old_connection_ended_while_the_new_one_came() {
@@ -436,6 +435,7 @@ fn what_a_page_had_missed_was_lost_if_its_old_connection_ended_while_the_new_one
     });
 }
 
+/// The answer waited behind a subscription that waits for Redis, and was lost with the connection.
 #[test]
 fn a_pong_behind_a_subscription_that_waits_acknowledged_nothing() {
     in_a_runtime(|| {
