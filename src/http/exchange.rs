@@ -42,12 +42,19 @@ use crate::protocol::trace::Trace;
 /// Checks `Host`: a request names one host, and one of HTTP/1.0 may name none (RFC 9112 section 3.2). Two could
 /// mean different hosts to a proxy and to this server.
 fn check_host(parts: &Parts) -> Result<(), Error> {
-    let hosts = parts.headers.get_all(HOST).iter().count();
+    let hosts = parts.headers.get_all(HOST);
     let enough = usize::from(parts.version >= Version::HTTP_11);
-    if (enough..=1).contains(&hosts) {
+    if (enough..=1).contains(&hosts.iter().count())
+        && hosts.iter().all(|host| is_one_host(host.as_bytes()))
+    {
         return Ok(());
     }
     Err(Error::BadRequest("A request needs one Host header, and no more.".to_owned()))
+}
+
+/// Whether it is not several in one line, as some proxies join those of two lines.
+pub(super) fn is_one_host(host: &[u8]) -> bool {
+    !host.trim_ascii().iter().any(|byte| matches!(byte, b',' | b' ' | b'\t'))
 }
 
 /// hyper's door: one request comes in, and its future is polled on the worker's own thread.

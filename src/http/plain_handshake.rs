@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use httparse::Header;
 
+use super::exchange::is_one_host;
 use super::handshake::Upgrade;
 use super::{AddressRole, HttpService};
 use crate::protocol::query::find_plain;
@@ -71,7 +72,7 @@ impl<'a> HandshakeHeaders<'a> {
     fn ask_for_socket(&self) -> bool {
         let mut tokens =
             self.connection.into_iter().flat_map(|all| all.split(|byte| *byte == b','));
-        self.host.is_some()
+        self.host.is_some_and(is_one_host)
             && tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
             && self.upgrade.is_some_and(|name| name.eq_ignore_ascii_case(b"websocket"))
             && self.version == Some(b"13")

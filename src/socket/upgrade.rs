@@ -31,7 +31,7 @@ pub enum NoHandshake {
     Version,
     /// No `Sec-WebSocket-Key`.
     NoKey,
-    /// One that is not 16 bytes.
+    /// One that is not 16 bytes, or several.
     Key,
 }
 
@@ -46,7 +46,12 @@ pub fn shake_hands(request: &HeaderMap, is_trusted: bool) -> Result<Vec<u8>, NoH
     if request.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(NoHandshake::Version);
     }
-    let key = request.get(SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
+    let mut keys = request.get_all(SEC_WEBSOCKET_KEY).iter();
+    let key = keys.next().map(|key| key.as_bytes().trim_ascii());
+    // RFC 6455 section 11.3.1: no more than one.
+    if keys.next().is_some() {
+        return Err(NoHandshake::Key);
+    }
     if key.is_none() && !is_trusted {
         return Err(NoHandshake::NoKey);
     }

@@ -85,6 +85,16 @@ fn an_upgrade_was_had_by_head_by_http_1_0_and_for_two_hosts() {
         ("HTTP/1.0", request.replacen("HTTP/1.1", "HTTP/1.0", 1), 400),
         ("no host", request.replacen("Host: 127.0.0.1\r\n", "", 1), 400),
         ("two hosts", request.replacen("Host:", "Host: a\r\nHost:", 1), 400),
+        ("two hosts in a line", request.replacen("Host:", "Host: a,", 1), 400),
+        (
+            "two keys",
+            request.replacen(
+                "Sec-WebSocket-Key:",
+                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Key:",
+                1,
+            ),
+            400,
+        ),
     ] {
         assert_ne!(spoilt, request, "{what}");
         let head = head(&mut Http::connect(fixture.addr), &spoilt);
@@ -98,6 +108,13 @@ fn an_upgrade_was_had_by_head_by_http_1_0_and_for_two_hosts() {
         let mut http = Http::connect(fixture.addr);
         http.send(format!("GET /up HTTP/{version}\r\n{}\r\n", "Host: x\r\n".repeat(hosts)));
         assert_eq!(http.answer().status, status, "{hosts} hosts, HTTP/{version}");
+    }
+    for (host, status) in
+        [("a b", 400), ("a,b", 400), ("my_app.test:80", 200), ("[::1]:80", 200), ("", 200)]
+    {
+        let mut http = Http::connect(fixture.addr);
+        http.send(format!("GET /up HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(http.answer().status, status, "{host:?}");
     }
 }
 
