@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { Socket } from 'node:net';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { test } from 'node:test';
 
 import { Application } from './application.mjs';
@@ -61,10 +62,14 @@ async function back(all) {
 test('a stop and a start refuse few, and no handshake is thrown away', async (t) => {
   const { server, all, count, errors } = await crowd(t);
   const closings = all.map(closing);
+  const late = monitorEventLoopDelay({ resolution: 10 });
+  late.enable();
   await server.stop();
   const stopped = performance.now();
   const second = await Server.start({ port: server.port });
-  const seconds = (performance.now() - stopped) / 1000;
+  // Its end may have been noticed late.
+  const seconds = (performance.now() - stopped) / 1000 + late.max / 1e9;
+  late.disable();
   t.after(() => second.stop());
   assert.ok((await Promise.all(closings)).every(({ code }) => code === 4200));
   await back(all);
