@@ -37,16 +37,17 @@ pub fn play(world: &World, fault: &'static Fault, seed: u64) -> Row {
     });
     let ended = Instant::now();
     let known = known(fault.name);
+    let limit = limit(world, fault);
     let free = [fault.costs, &known[..]].concat();
     // Webhooks wait for three seconds whether somebody comes back.
     let early = settle(
         world,
         ended,
-        LIMIT,
+        limit,
         &[&free[..], &[Kind::Webhook, Kind::WebhookCount]].concat(),
         &mut marks,
     );
-    let mut outcome = settle(world, ended, LIMIT, &free, &mut marks);
+    let mut outcome = settle(world, ended, limit, &free, &mut marks);
     // Only what stays away is lost.
     let mut costs = Vec::new();
     if outcome.is_ok() && !fault.costs.is_empty() {
@@ -56,14 +57,14 @@ pub fn play(world: &World, fault: &'static Fault, seed: u64) -> Row {
     }
     let mut row = Row::new(fault.name, seed);
     if !known.is_empty() {
-        let still = settle(world, ended, LIMIT, fault.costs, &mut marks);
+        let still = settle(world, ended, limit, fault.costs, &mut marks);
         row.known = still.err().into_iter().flatten().map(|wrong| wrong.kind).collect();
     }
     (row.owed, row.lost) = count_owed(&sights(world), &world.ledger);
     if outcome.is_ok() {
         outcome = stay_right(world, fault, &known, &mut marks).and(outcome);
     } else if let Err(wrongs) = &outcome {
-        let until = LIMIT + world.lease * 2;
+        let until = limit + world.lease * 2;
         let right = settle(world, ended, until, &free, &mut marks);
         row.late =
             right.map_or_else(|_| "not".to_owned(), |at| format!("{:.1} s", at.as_secs_f64()));
@@ -83,6 +84,11 @@ pub fn play(world: &World, fault: &'static Fault, seed: u64) -> Row {
     world.ledger.settle();
     world.tabs.iter().for_each(|tab| tab.forget_settled());
     row
+}
+
+/// By when all is right after the fault has ended: the members of a killed node leave within a lease.
+fn limit(world: &World, fault: &Fault) -> Duration {
+    if fault.name == "node killed" { LIMIT.max(world.lease) } else { LIMIT }
 }
 
 /// Everything goes once more through every channel, and is still right a moment later.
