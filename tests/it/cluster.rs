@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, established, subscribe, target};
-use crate::support::http::Http;
+use crate::support::http::await_readiness;
 use crate::support::redis::signal;
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::Client;
@@ -365,11 +365,7 @@ impl Process {
 
     /// Waits until it has its Redis.
     pub fn is_ready(&self) {
-        eventually(|| match Http::connect(self.addr).ask("GET", "/ready", "", b"").status {
-            200 => Ok(()),
-            status => Err(status.to_string()),
-        })
-        .unwrap();
+        await_readiness(self.addr, 200);
     }
 
     pub fn connect(&self) -> (Client, String) {

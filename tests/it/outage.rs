@@ -12,20 +12,12 @@ use crate::cluster::{
 use crate::judge::proxy::{Direction, Proxy};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID};
-use crate::support::http::Http;
+use crate::support::http::{Http, await_readiness};
 use crate::support::redis::Redis;
 use crate::support::websocket::Client;
 
-fn ready(node: &Fixture) -> u16 {
-    Http::connect(node.addr).ask("GET", "/ready", "", b"").status
-}
-
 pub fn is_cut_off(node: &Fixture) {
-    eventually(|| match ready(node) {
-        503 => Ok(()),
-        status => Err(status.to_string()),
-    })
-    .unwrap();
+    await_readiness(node.addr, 503);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::eventually;
 use super::fixture::{ID, KEY, SECRET, established, target};
-use super::http::Http;
+use super::http::await_readiness;
 use super::websocket::Client;
 
 pub struct Child {
@@ -79,11 +79,7 @@ impl Child {
 
     /// Waits until it has its Redis.
     pub fn is_ready(&self) {
-        eventually(|| match Http::connect(self.addr).ask("GET", "/ready", "", b"").status {
-            200 => Ok(()),
-            status => Err(status.to_string()),
-        })
-        .unwrap();
+        await_readiness(self.addr, 200);
     }
 
     /// What its log has so far.

@@ -8,10 +8,10 @@ use fanfare::app::{App, Apps, Webhook, WebhookEvent};
 use fanfare::config::{self, Config, MetricsConfig, ServerConfig, TryOut};
 use fanfare::server::{self, ServerHandle};
 
-use super::http::{Http, Response};
+use super::http::{Http, Response, await_readiness};
 use super::sign::Request;
 use super::websocket::Client;
-use super::{DEADLINE, eventually, redis};
+use super::{DEADLINE, redis};
 
 pub const ID: &str = "3";
 pub const KEY: &str = "278d425bdf160c739803";
@@ -100,11 +100,7 @@ impl Fixture {
 
     /// Waits until new sockets are welcome.
     pub fn is_ready(&self) {
-        eventually(|| match Http::connect(self.addr).ask("GET", "/ready", "", b"").status {
-            200 => Ok(()),
-            status => Err(status.to_string()),
-        })
-        .unwrap();
+        await_readiness(self.addr, 200);
     }
 
     pub fn running(&self) -> &ServerHandle {

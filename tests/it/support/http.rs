@@ -4,8 +4,18 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
+use super::eventually;
 use super::sign::Request;
 use super::wire::{self, Wire};
+
+/// Waits until `/ready` answers with that status.
+pub fn await_readiness(addr: SocketAddr, expected: u16) {
+    eventually(|| match Http::connect(addr).ask("GET", "/ready", "", b"").status {
+        status if status == expected => Ok(()),
+        status => Err(status.to_string()),
+    })
+    .unwrap();
+}
 
 /// One connection to the server.
 pub struct Http {
