@@ -10,7 +10,7 @@ use fanfare::config::{self, Config, LoadedSettings};
 use fanfare::server::reload::{self, Reloader};
 use fanfare::server::{self, ListenAddress, PassedListeners, ServerHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, interval, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
@@ -209,6 +209,8 @@ async fn serve_until_end(
     let mut looks = interval(reload::LOOK);
     let mut beats = Vec::new();
     let mut pings = interval(systemd.watchdog().unwrap_or(reload::LOOK));
+    // Those that a stopped process has missed would all look at the same beats.
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next: Option<Successor> = None;
     loop {
         tokio::select! {

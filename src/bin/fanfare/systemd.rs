@@ -1,6 +1,7 @@
 //! `sd_notify(3)` and the watchdog: datagrams of `NAME=value` lines to `NOTIFY_SOCKET`. Without systemd nothing is
 //! sent.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -11,6 +12,10 @@ use rustix::net::{AddressFamily, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
+/// How long a notice waits for room. Systemd reads at once, but another supervisor may not, and signals are not heard
+/// meanwhile.
+const NOTICE_WAIT: Duration = Duration::from_millis(100);
+
 /// The line to systemd, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Systemd {
@@ -18,6 +23,8 @@ pub(crate) struct Systemd {
     socket: Option<UnixDatagram>,
     /// The time within which systemd wants to hear of life, by `WATCHDOG_USEC`.
     watchdog: Option<Duration>,
+    /// The last notice failed, which is logged once until one arrives again.
+    is_unheard: Cell<bool>,
 }
 
 impl Systemd {
@@ -27,13 +34,15 @@ impl Systemd {
         let connected = address(&path).and_then(|addr| {
             let socket = UnixDatagram::unbound()?;
             socket.connect_addr(&addr)?;
+            socket.set_write_timeout(Some(NOTICE_WAIT))?;
             Ok(socket)
         });
         let socket = connected.inspect_err(|error| warn!(%error, "systemd cannot be told")).ok();
         // Meant for another process if it names one.
         let ours = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         let within = variable("WATCHDOG_USEC").and_then(|usec| usec.parse().ok());
-        Self { socket, watchdog: within.filter(|_| ours).map(Duration::from_micros) }
+        let watchdog = within.filter(|_| ours).map(Duration::from_micros);
+        Self { socket, watchdog, ..Self::default() }
     }
 
     /// How often to say [`Self::alive`]: twice in the time that systemd waits for it.
@@ -70,7 +79,10 @@ impl Systemd {
 
     /// Sends a state. A failure is only logged, since the server works without systemd's attention.
     fn notify(&self, state: &str) {
-        if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(state.as_bytes())) {
+        let Some(socket) = &self.socket else { return };
+        let failed = socket.send(state.as_bytes()).err();
+        let was_unheard = self.is_unheard.replace(failed.is_some());
+        if let Some(error) = failed.filter(|_| !was_unheard) {
             warn!(%error, "systemd cannot be told {state}");
         }
     }

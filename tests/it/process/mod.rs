@@ -2,6 +2,7 @@
 
 mod clients;
 mod delay;
+mod unread;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,8 +33,7 @@ struct Process {
     notices: Receiver<String>,
 }
 
-/// What systemd is told there. It is read at once: a server that finds no room for a notice waits until there is, and
-/// does nothing else.
+/// What systemd is told there. It is read at once, as systemd does: a notice for which there is no room is lost.
 fn notices(folder: &Path) -> Receiver<String> {
     let socket = UnixDatagram::bind(folder.join("notify")).unwrap();
     let (tell, told) = channel();
