@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::bystanders;
 use super::world::{CHANNELS, Store, World, last};
+use crate::support::Chance;
 use crate::support::fixture::ID;
 use crate::support::redis::Redis;
 use crate::support::sentinels::Watched;
 use crate::support::shards::Shards;
-use crate::support::{Chance, eventually};
 
 fn with_watched(world: &World, act: impl FnOnce(&mut Watched)) {
     match &mut *world.store() {
@@ -25,66 +25,74 @@ fn with_shards(world: &World, act: impl FnOnce(&mut Shards)) {
 }
 
 /// Waits until all Sentinels name the replica; it is called the master from then on.
-fn change_places(watched: &mut Watched) {
-    for sentinel in &watched.sentinels {
-        eventually(|| {
-            let named = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
-            match named.ends_with(&format!("\n{}", watched.replica.port())) {
-                true => Ok(()),
-                false => Err(named),
+fn change_places(world: &World, watched: &mut Watched) -> bool {
+    let port = watched.replica.port();
+    let changed = watched.sentinels.iter().all(|sentinel| {
+        world.becomes("a Sentinel names the replica", || {
+            match sentinel.try_ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"])? {
+                named if named.ends_with(&format!("\n{port}")) => Ok(()),
+                named => Err(named),
             }
         })
-        .unwrap();
+    });
+    if changed {
+        std::mem::swap(&mut watched.master, &mut watched.replica);
     }
-    std::mem::swap(&mut watched.master, &mut watched.replica);
+    changed
 }
 
 /// Waits until the one follows the other, as far as the Sentinels know, whichever they have come to name.
-pub fn is_whole(watched: &mut Watched) {
-    eventually(|| {
-        let named = watched.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+pub fn is_whole(world: &World, watched: &mut Watched) -> bool {
+    world.becomes("the replica follows, and the Sentinels know", || {
+        let ask = |sentinel: &Redis, what| sentinel.try_ask(&["SENTINEL", what, "main"]);
+        let named = ask(&watched.sentinels[0], "GET-MASTER-ADDR-BY-NAME")?;
         if named.ends_with(&format!("\n{}", watched.replica.port())) {
             std::mem::swap(&mut watched.master, &mut watched.replica);
         }
         let follows = watched.replica.try_ask(&["INFO", "replication"])?;
         let is_seen = |sentinel: &Redis| {
-            sentinel.ask(&["SENTINEL", "REPLICAS", "main"]).contains("\nflags\nslave\n")
+            ask(sentinel, "REPLICAS").is_ok_and(|known| known.contains("\nflags\nslave\n"))
         };
         match follows.contains("master_link_status:up") && watched.sentinels.iter().all(is_seen) {
             true => Ok(()),
             false => Err(follows),
         }
     })
-    .unwrap();
 }
 
 pub fn fail_over(world: &World, _: &mut Chance) {
     with_watched(world, |watched| {
-        is_whole(watched);
+        if !is_whole(world, watched) {
+            return;
+        }
         // It refuses soon after another one.
-        let fails = || watched.sentinels[0].try_ask(&["SENTINEL", "FAILOVER", "main"]);
-        eventually(fails).unwrap();
-        change_places(watched);
-        watched.replica.follows_its_master();
+        let begins = || watched.sentinels[0].try_ask(&["SENTINEL", "FAILOVER", "main"]).map(drop);
+        if world.becomes("a failover begins", begins) && change_places(world, watched) {
+            watched.replica.follows_its_master();
+        }
     });
 }
 
 pub fn kill_watched(world: &World, _: &mut Chance) {
     with_watched(world, |watched| {
-        is_whole(watched);
-        watched.master.kill();
-        change_places(watched);
-        watched.replica.restart();
+        if is_whole(world, watched) {
+            watched.master.kill();
+            if change_places(world, watched) {
+                watched.replica.restart();
+            }
+        }
     });
 }
 
 /// It believes to be the master still when it wakes.
 pub fn sleep_watched(world: &World, _: &mut Chance) {
     with_watched(world, |watched| {
-        is_whole(watched);
-        watched.master.signal("STOP");
-        change_places(watched);
-        watched.replica.signal("CONT");
+        if is_whole(world, watched) {
+            watched.master.signal("STOP");
+            if change_places(world, watched) {
+                watched.replica.signal("CONT");
+            }
+        }
     });
 }
 
@@ -106,14 +114,16 @@ pub fn move_slots(world: &World, chance: &mut Chance) {
     }
 }
 
-fn becomes_master(shards: &mut Shards) {
+fn becomes_master(world: &World, shards: &mut Shards) -> bool {
     let replica = shards.replica.as_mut().unwrap();
-    eventually(|| match replica.try_ask(&["ROLE"]) {
+    let became = world.becomes("the replica is a master", || match replica.try_ask(&["ROLE"]) {
         Ok(role) if role.starts_with("master") => Ok(()),
         other => Err(format!("{other:?}")),
-    })
-    .unwrap();
-    std::mem::swap(replica, shards.masters.last_mut().unwrap());
+    });
+    if became {
+        std::mem::swap(replica, shards.masters.last_mut().unwrap());
+    }
+    became
 }
 
 pub fn take_over(world: &World, _: &mut Chance) {
@@ -121,7 +131,7 @@ pub fn take_over(world: &World, _: &mut Chance) {
         let replica = shards.replica.as_ref().unwrap();
         replica.follows_its_master();
         assert_eq!(replica.ask(&["CLUSTER", "FAILOVER"]), "OK");
-        becomes_master(shards);
+        becomes_master(world, shards);
     });
 }
 
@@ -129,10 +139,11 @@ pub fn kill_replicated(world: &World, _: &mut Chance) {
     with_shards(world, |shards| {
         shards.replica.as_ref().unwrap().follows_its_master();
         shards.masters.last_mut().unwrap().kill();
-        becomes_master(shards);
-        shards.replica.as_mut().unwrap().restart();
+        if becomes_master(world, shards) {
+            shards.replica.as_mut().unwrap().restart();
+            shards.are_well();
+        }
     });
-    with_shards(world, |shards| shards.are_well());
 }
 
 /// Of each master but the first a public channel and a presence channel.

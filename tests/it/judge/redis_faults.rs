@@ -13,8 +13,9 @@ fn each(world: &World, act: impl Fn(&Redis)) {
     match &mut *world.store() {
         Store::Single(redis) => act(redis),
         Store::Watched(watched) => {
-            is_whole(watched);
-            act(&watched.master);
+            if is_whole(world, watched) {
+                act(&watched.master);
+            }
         }
         Store::Sharded(shards) => shards.masters.iter().for_each(act),
     }

@@ -37,6 +37,8 @@ pub enum Kind {
     Refused,
     /// Channels that a fault has nothing to do with did not go on.
     Bystander,
+    /// The servers of Redis did not become what the fault wants, which says nothing of the nodes.
+    Environment,
     /// A process that does not end when it is told to.
     Endless,
     /// A tab that has no connection, or waits for an answer.

@@ -18,13 +18,13 @@ use super::proxy::Proxy;
 use super::tab::{Doors, Tab};
 use super::truth::is_cached;
 use super::verdict::{Kind, Wrong};
-use crate::support::Chance;
 use crate::support::clock::Clock;
 use crate::support::endpoint::Endpoint;
 use crate::support::fixture::{ID, KEY, SECRET};
 use crate::support::redis::Redis;
 use crate::support::sentinels::Watched;
 use crate::support::shards::Shards;
+use crate::support::{Chance, eventually_within};
 
 pub const CHANNELS: [&str; 12] = [
     "pub-a",
@@ -43,6 +43,8 @@ pub const CHANNELS: [&str; 12] = [
 pub const USERS: usize = 8;
 pub const TABS: usize = 24;
 const NODES: usize = 3;
+/// How long an election of Sentinels or of a Redis Cluster may take on a busy machine, with some that fail before it.
+const ENVIRONMENT: Duration = Duration::from_secs(120);
 /// How long a node may take to end.
 pub const STOP: Duration = Duration::from_secs(15);
 
@@ -166,7 +168,11 @@ impl World {
             ("APPS__0__WATCHLIST", "true"),
             ("APPS__0__WEBHOOKS__0__URL", &hook),
         ];
-        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let level = std::env::var("JUDGE_LOGS").unwrap_or_default();
+        let level = if level == "trace" || level == "debug" { level } else { "info".to_owned() };
+        let settings = settings.into_iter().chain([("LOG__LEVEL", &*level)]);
+        let settings: Vec<_> =
+            settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let clock = self.clock.as_ref().map(|clock| clock.another(&format!("clock-{key}")));
         let node = Node::start(key, &settings, proxy, clock, &self.folder);
         let (sender, jobs) = channel();
@@ -273,6 +279,15 @@ impl World {
         if let Some(backend) = key.and_then(|key| backends.get(key)) {
             let _ = backend.send(job);
         }
+    }
+
+    /// Waits until the servers of Redis are as they should be. The round is not judged if they do not come to be: that
+    /// is marked here.
+    pub fn becomes(&self, what: &str, fact: impl FnMut() -> Result<(), String>) -> bool {
+        let came = eventually_within(ENVIRONMENT, fact);
+        let text = |error| format!("{what}: not within {ENVIRONMENT:?}, the last word was {error}");
+        let wrong = came.map_err(|error| Wrong { kind: Kind::Environment, text: text(error) });
+        wrong.map_err(|wrong| self.marks.lock().unwrap().push(wrong)).is_ok()
     }
 
     /// What the receiver of webhooks knows by now.

@@ -33,8 +33,16 @@ use std::time::{Duration, Instant};
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Asks `fact` again and again until it holds; gives up after [`DEADLINE`] with its last answer.
-pub fn eventually<T>(mut fact: impl FnMut() -> Result<T, String>) -> Result<T, String> {
-    let end = Instant::now() + DEADLINE;
+pub fn eventually<T>(fact: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    eventually_within(DEADLINE, fact)
+}
+
+/// The same with another deadline.
+pub fn eventually_within<T>(
+    limit: Duration,
+    mut fact: impl FnMut() -> Result<T, String>,
+) -> Result<T, String> {
+    let end = Instant::now() + limit;
     loop {
         match fact() {
             Ok(value) => return Ok(value),
