@@ -13,11 +13,11 @@ const MIDDLE: u64 = 1 << 63;
 /// One thing to say: a sign and a text, and of what happened its number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PendingEntry {
-    /// `+` held, `=` still held, `-` no longer held, `!` happened.
+    /// `+` held, `=` still held, `-` no longer held, `!` happened, `?` told in a certain way before a failover.
     pub(super) sign: char,
     /// A name that is held, or the JSON of an event.
     pub(super) text: Arc<str>,
-    /// The number of an event, by which a repeated one is recognised; 0 for holds.
+    /// The number of an event, by which a repeated one is recognised; how a name was told; 0 for holds.
     pub(super) number: u64,
 }
 
@@ -51,10 +51,10 @@ impl PendingEntry {
         Self { sign, text, number: 0 }
     }
 
-    /// The sign, with the number of an event, as the script reads it.
+    /// The sign, with the number of an event or how it was told, as the script reads it.
     pub(super) fn signed(&self) -> String {
         match self.sign {
-            '!' => format!("!{}", self.number),
+            '!' | '?' => format!("{}{}", self.sign, self.number),
             sign => sign.to_string(),
         }
     }
@@ -83,6 +83,11 @@ impl PendingEntries {
     /// From the front.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &PendingEntry> {
         self.entries.values()
+    }
+
+    /// Those that Redis was asked to take, and may have.
+    pub(super) fn asked(&self) -> impl Iterator<Item = &PendingEntry> {
+        self.entries.range(..self.unasked).map(|(_, entry)| entry)
     }
 
     /// How many are of what happened, and the bytes of their texts.

@@ -3,13 +3,17 @@
 //! the step that writes an entry whether it is the first hold or the last end over all nodes. Registering twice
 //! under one lease changes nothing, so that everything can be registered again after a lost link.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::{debug, trace};
 
+use super::Topic;
+use super::log_entries::{LogEntry, ToldAs, name_of};
 use super::pending_entries::{PendingEntries, PendingEntry};
+use super::told_states::ToldStates;
 use crate::app::AppId;
 use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::channel::ChannelName;
@@ -22,6 +26,10 @@ pub(super) const MAX_LOGGED: usize = 100_000;
 const MAX_WAITING: usize = 10_000;
 /// Bytes of events that wait for Redis, for each app.
 const MAX_WAITING_BYTES: usize = 16 << 20;
+
+/// How long after a failover it is said what was told before: until most nodes have come back, and no stale hold of
+/// theirs is in the way, but before an end that is logged at once is due.
+const RESTATE_AFTER: Duration = Duration::from_secs(2);
 
 /// For how long written entries are remembered, since a failover may lose them; how many, and their bytes.
 const RECENT: Duration = Duration::from_secs(10);
@@ -67,44 +75,6 @@ pub enum LogBatch {
     Lost(AppId),
 }
 
-/// One entry, by its place in the log.
-#[derive(Debug)]
-pub struct LogEntry {
-    /// The entry's id in the stream, by which it is deleted.
-    pub id: Box<str>,
-    /// The entry's JSON.
-    pub text: String,
-}
-
-/// The name under which a channel, or a user in one, is held.
-fn name_of(channel: &ChannelName, user: Option<&UserId>) -> String {
-    match user {
-        None => format!("c{channel}"),
-        // No channel's name has a line's end.
-        Some(user) => format!("m{channel}\n{}", user.as_str()),
-    }
-}
-
-/// Reads a text of the log that says what is held or is not: whether it is, the channel, and the user.
-pub fn parse_held(text: &str) -> Option<(bool, ChannelName, Option<UserId>)> {
-    let (sign, name) = text.split_at_checked(1)?;
-    let (kind, name) = name.split_at_checked(1)?;
-    let is = match sign {
-        "+" => true,
-        "-" => false,
-        _ => return None,
-    };
-    let (channel, user) = match kind {
-        "c" => (name, None),
-        "m" => {
-            let (channel, user) = name.split_once('\n')?;
-            (channel, Some(UserId::parse(user)?))
-        }
-        _ => return None,
-    };
-    Some((is, ChannelName::parse(channel, usize::MAX).ok()?, user))
-}
-
 /// The entries of all apps, and the position in their logs.
 #[derive(Debug, Default)]
 pub(super) struct WebhookLog {
@@ -114,6 +84,8 @@ pub(super) struct WebhookLog {
     pub(super) forgotten: Vec<AppId>,
     /// All that is held has been said over this link, but for apps whose logs are on a master that is away.
     up: bool,
+    /// That link is lost.
+    lost: bool,
     /// Apps whose logs cannot be reached at the moment.
     away: BTreeSet<AppId>,
     /// Where the bytes are counted that are held for apps.
@@ -155,6 +127,11 @@ pub(super) struct AppLog {
     recent_held: VecDeque<(Instant, Arc<str>)>,
     /// Names whose begin and end may both have been reported and then lost.
     doubtful: BTreeSet<Arc<str>>,
+    /// The last entries of names that this node has told.
+    told: ToldStates,
+    /// How names were told that a new master may know differently, and when that is to be said there.
+    restated: BTreeMap<Arc<str>, ToldAs>,
+    restate_at: Option<Instant>,
     /// Entries that are done with.
     pub(super) done: Vec<Box<str>>,
     /// Whether this node is the log's reader.
@@ -225,6 +202,7 @@ impl WebhookLog {
             }
             LogRequest::Done { app, id } => {
                 if let Some(of) = self.apps.get_mut(&app) {
+                    of.told.note_done(&id);
                     of.done.push(id);
                 }
             }
@@ -232,13 +210,23 @@ impl WebhookLog {
         true
     }
 
-    /// The link is lost: what is held from now on is said with everything else.
+    /// The link was lost just now. Redis may lose the last entries with it, however long the next link takes.
+    pub(super) fn note_loss(&mut self) {
+        let (now, is_first) = (Instant::now(), self.up && !std::mem::replace(&mut self.lost, true));
+        for (_, of) in self.apps.iter_mut().filter(|(app, _)| is_first && !self.away.contains(*app))
+        {
+            of.lost = Some(now);
+            // Redis may have these, though it has not answered, and others may have told them already.
+            let asked = of.queue.asked().filter(|entry| entry.sign == '+');
+            of.recent_held.extend(asked.map(|entry| (now, entry.text.clone())));
+        }
+    }
+
+    /// There is another link: what is held from now on is said with everything else.
     pub(super) fn note_link_lost(&mut self) {
-        let (now, was_up) = (Instant::now(), std::mem::take(&mut self.up));
-        for (app, of) in &mut self.apps {
-            if was_up && !self.away.contains(app) {
-                of.lost = Some(now);
-            }
+        self.note_loss();
+        (self.up, self.lost) = (false, false);
+        for of in self.apps.values_mut() {
             (of.listening, of.asleep) = (false, false);
         }
     }
@@ -246,9 +234,12 @@ impl WebhookLog {
     /// Entries written within the last seconds before the link was lost may be lost. They are queued again; those
     /// that are not lost are recognised by their numbers. The same goes for holds. Returns the apps whose logs this
     /// node reads: they are read from the beginning, since a new master's entries may precede the last one that was
-    /// read.
-    pub(super) fn requeue_recent(&mut self, is_its: impl Fn(&AppId) -> bool) -> Vec<AppId> {
-        let mut owned = Vec::new();
+    /// read. With them, the channels whose counts it has told, which must be told again.
+    pub(super) fn requeue_recent(
+        &mut self,
+        is_its: impl Fn(&AppId) -> bool,
+    ) -> (Vec<AppId>, Vec<Topic>) {
+        let (mut owned, mut counted) = (Vec::new(), Vec::new());
         let now = Instant::now();
         for (app, of) in self.apps.iter_mut().filter(|(app, _)| is_its(app)) {
             let lost = of.lost.unwrap_or(now);
@@ -263,14 +254,34 @@ impl WebhookLog {
             of.done.extend(of.recent_done.drain(..).map(|(_, id)| id));
             let recent = std::mem::take(&mut of.recent);
             of.recent_bytes = 0;
-            if let Some((last, _)) = recent.back() {
-                let last = *last;
-                let young = recent.into_iter().filter(|(at, _)| last - *at < RECENT);
-                young.rev().for_each(|(_, word)| of.queue.push_front(word));
+            let is_young = |at: &Instant| lost.saturating_duration_since(*at) < RECENT;
+            let young = recent.into_iter().filter(|(at, _)| is_young(at));
+            young.rev().for_each(|(_, word)| of.queue.push_front(word));
+            let (told, counts) = of.told.take_told(lost);
+            of.restated.extend(told);
+            let topic = |channel| Topic { app: app.clone(), channel };
+            counted.extend(counts.into_iter().map(topic));
+            of.recount();
+            let (doubtful, told) = (of.doubtful.len(), of.restated.len());
+            debug!(%app, doubtful, told, "webhooks may know what Redis has lost");
+        }
+        (owned, counted)
+    }
+
+    /// It is time to say how things were told before a failover, or will not be later.
+    pub(super) fn queue_restated(&mut self, is_last: bool) {
+        let now = Instant::now();
+        for (app, of) in self.apps.iter_mut().filter(|(app, _)| !self.away.contains(*app)) {
+            if of.restate_at.take_if(|at| is_last || *at <= now).is_none() {
+                continue;
+            }
+            debug!(%app, names = of.restated.len(), "what was told before the failover is said");
+            for (name, told) in &of.restated {
+                let (sign, text, number) = ('?', name.clone(), told.digit());
+                of.queue.push_back(PendingEntry { sign, text, number });
             }
             of.recount();
         }
-        owned
     }
 
     /// The wake-up topic of an app reports new entries, or with `anew` that no node reads the log.
@@ -284,7 +295,7 @@ impl WebhookLog {
 
     /// Everything is to be said again, but for apps whose master is away: those it is said of over a later link.
     pub(super) fn resend_holds(&mut self, away: BTreeSet<AppId>) {
-        (self.up, self.away) = (true, away);
+        (self.up, self.lost, self.away) = (true, false, away);
         for (_, of) in self.apps.iter_mut().filter(|(app, _)| !self.away.contains(*app)) {
             of.queue.drop_held();
             let again = |(name, told): (&Arc<str>, &bool)| {
@@ -300,6 +311,8 @@ impl WebhookLog {
                 ended().map(|name| PendingEntry::new('+', name)).collect();
             words.extend(ended().rev().map(|name| PendingEntry::new('-', name)));
             words.into_iter().for_each(|word| of.queue.push_back(word));
+            let restate_at = Instant::now() + RESTATE_AFTER;
+            of.restate_at = (!of.restated.is_empty()).then_some(restate_at);
             of.looked = None;
             of.recount();
         }
@@ -357,6 +370,7 @@ impl AppLog {
     /// Called whenever it has changed.
     fn recount(&mut self) {
         let bytes = self.name_bytes + self.queue.held_bytes() + self.recent_bytes;
+        let bytes = bytes + self.told.held_bytes();
         let CountedBytes { now, held } = &mut self.counted;
         held.replace_bytes(std::mem::replace(now, bytes), bytes);
     }
@@ -387,9 +401,14 @@ impl AppLog {
     pub(super) fn note_written(&mut self, count: usize) {
         let now = Instant::now();
         for word in self.queue.drain_said(count) {
+            trace!(sign = %word.signed(), text = &*word.text, "written to the webhook log");
             if word.sign == '!' {
                 self.recent_bytes += word.held_bytes();
                 self.recent.push_back((now, word));
+                continue;
+            }
+            if word.sign == '?' {
+                self.restated.remove(&word.text);
                 continue;
             }
             if let Some(told) = self.held.get_mut(&word.text) {
@@ -412,6 +431,18 @@ impl AppLog {
             self.recent_bytes -= gone.map_or(0, |(_, word)| word.held_bytes());
         }
         self.recount();
+    }
+
+    /// Entries of the log are handed out.
+    pub(super) fn note_read(&mut self, entries: &[LogEntry]) {
+        self.told.note_read(entries);
+        self.recount();
+    }
+
+    /// Redis has lost all that it had: nothing there contradicts what was told.
+    pub(super) fn note_emptied(&mut self) {
+        self.restated.clear();
+        self.restate_at = None;
     }
 
     /// The first `count` of what is done with are not in the log any more.

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
+use tracing::trace;
+
 use super::{Node, ServerState, sends_count};
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::cluster::link::{Link, LinkMetrics, LinkRequest};
+use crate::cluster::log_entries::{LogEntry, RestatedHold, ToldAs, parse_held, parse_restated};
 use crate::cluster::topics::TopicInterest;
-use crate::cluster::webhook_log::{LogBatch, LogEntry, LogRequest, WebhookInterest, parse_held};
+use crate::cluster::webhook_log::{LogBatch, LogRequest, WebhookInterest};
 use crate::protocol::channel::ChannelName;
 use crate::webhook::{EntryContent, Fact, LoggedEntry};
 
@@ -85,9 +88,10 @@ impl ServerState {
             LogBatch::Entries { app, entries } => {
                 let known = self.apps.load().by_id(app.as_str()).cloned();
                 let entries = entries.into_iter().map(|LogEntry { id, text }| {
-                    let turned = parse_held(&text);
-                    let what =
-                        turned.map(|(is, channel, user)| EntryContent::Turned(is, channel, user));
+                    trace!(%id, text, "an entry of the webhook log");
+                    let turned = parse_held(&text)
+                        .map(|(is, channel, user)| EntryContent::Turned(is, channel, user));
+                    let what = turned.or_else(|| parse_restated(&text).map(restated));
                     LoggedEntry { id, what: what.unwrap_or(EntryContent::Text(text)) }
                 });
                 self.webhooks.read(app, known, entries.collect());
@@ -96,6 +100,16 @@ impl ServerState {
             LogBatch::Lost(app) => self.webhooks.leave_to_others(app),
         }
     }
+}
+
+/// An entry that says how something was told before a failover.
+fn restated((told, is, channel, user): RestatedHold) -> EntryContent {
+    let told = match told {
+        ToldAs::Begun => Some(true),
+        ToldAs::Ended => Some(false),
+        ToldAs::Unknown => None,
+    };
+    EntryContent::Restated { told, turned: (is, channel, user) }
 }
 
 /// Takes entries of logs that are done with back to the link.

@@ -46,6 +46,9 @@ pub struct LoggedEntry {
 pub enum EntryContent {
     /// A channel, or a user in it, is there from now on, or is not.
     Turned(bool, ChannelName, Option<UserId>),
+    /// The same as it is now, after a failover that may have lost the entries of what was told before; and how it was
+    /// told, if that is known.
+    Restated { told: Option<bool>, turned: (bool, ChannelName, Option<UserId>) },
     /// As [`Fact::text`] wrote it.
     Text(String),
 }
@@ -168,13 +171,23 @@ type SubjectKey = (AppId, ChannelName, Option<UserId>);
 /// An event, and the entry that it is from.
 pub(super) type DueEvent = (Arc<App>, WebhookMessage, Rc<LogAck>);
 
+/// An end that waits for its opposite.
+struct WaitingEnd {
+    /// Its place among the ends.
+    number: u64,
+    app: Arc<App>,
+    receipt: Rc<LogAck>,
+    /// Whether the beginning before it was told for certain, so that with a return there is nothing to tell.
+    is_news: bool,
+}
+
 /// Ends that are held back, until it is known that nothing in the log takes them back.
 #[derive(Default)]
 pub(super) struct HeldEnds {
     /// In the order of the log. A number that is no longer held was taken back.
     due: HashMap<AppId, VecDeque<(SubjectKey, u64)>>,
-    /// Ends that wait for their opposite, each with its number.
-    waiting: HashMap<SubjectKey, (u64, Arc<App>, Rc<LogAck>)>,
+    /// Ends that wait for their opposite.
+    waiting: HashMap<SubjectKey, WaitingEnd>,
     /// The next end's number.
     number: u64,
 }
@@ -190,18 +203,53 @@ impl HeldEnds {
     ) -> Vec<DueEvent> {
         let key = (app.id.clone(), channel, user);
         if !is {
-            self.number += 1;
-            self.due.entry(app.id.clone()).or_default().push_back((key.clone(), self.number));
-            self.waiting.insert(key, (self.number, app.clone(), receipt));
+            self.wait(app, key, receipt, true);
             return Vec::new();
         }
         let came = (app.clone(), event(&key, true), receipt);
         match self.waiting.remove(&key) {
             None => vec![came],
             // An end followed by a begin soon after is no end.
-            Some((.., end)) if came.2.at().saturating_sub(end.at()) < DEBOUNCE_MS => Vec::new(),
-            Some((_, app, end)) => vec![(app, event(&key, false), end), came],
+            Some(end) if came.2.at().saturating_sub(end.receipt.at()) < DEBOUNCE_MS => {
+                if end.is_news { Vec::new() } else { vec![came] }
+            }
+            Some(end) => vec![(end.app, event(&key, false), end.receipt), came],
         }
+    }
+
+    /// Holds an end back.
+    fn wait(&mut self, app: &Arc<App>, key: SubjectKey, receipt: Rc<LogAck>, is_news: bool) {
+        self.number += 1;
+        self.due.entry(app.id.clone()).or_default().push_back((key.clone(), self.number));
+        let end = WaitingEnd { number: self.number, app: app.clone(), receipt, is_news };
+        self.waiting.insert(key, end);
+    }
+
+    /// The log says how something was told before a failover, which may not be what the log led to, and how it is now.
+    /// Afterwards what is told, or held back, is so. In doubt the same is told twice.
+    pub(super) fn restate(
+        &mut self,
+        app: &Arc<App>,
+        told: Option<bool>,
+        (is, channel, user): (bool, ChannelName, Option<UserId>),
+        receipt: Rc<LogAck>,
+    ) -> Vec<DueEvent> {
+        let key = (app.id.clone(), channel, user);
+        if is {
+            // Where it was told so, an end and a return may have cancelled each other since.
+            if told == Some(true) {
+                return Vec::new();
+            }
+            self.waiting.remove(&key);
+            return vec![(app.clone(), event(&key, true), receipt)];
+        }
+        match self.waiting.get_mut(&key) {
+            Some(end) => end.is_news &= told == Some(true),
+            // Another node may have told the end meanwhile, so that a return is news in any case.
+            None if told != Some(false) => self.wait(app, key, receipt, false),
+            None => {}
+        }
+        Vec::new()
     }
 
     /// The ends of an app without a begin, if its log was read up to that time.
@@ -209,11 +257,11 @@ impl HeldEnds {
         let mut events = Vec::new();
         let Some(due) = self.due.get_mut(app) else { return events };
         while let Some((key, number)) = due.front() {
-            match self.waiting.get(key).filter(|(waiting, ..)| waiting == number) {
-                Some((.., end)) if end.at().saturating_add(DEBOUNCE_MS) > read_up_to => break,
+            match self.waiting.get(key).filter(|end| end.number == *number) {
+                Some(end) if end.receipt.at().saturating_add(DEBOUNCE_MS) > read_up_to => break,
                 Some(_) => {
-                    if let Some((_, app, receipt)) = self.waiting.remove(key) {
-                        events.push((app, event(key, false), receipt));
+                    if let Some(end) = self.waiting.remove(key) {
+                        events.push((end.app, event(key, false), end.receipt));
                     }
                 }
                 None => {}

@@ -313,6 +313,10 @@ impl Dispatcher {
                 let due = self.ends.turn(app, what, receipt.clone());
                 return due.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
             }
+            EntryContent::Restated { told, turned } => {
+                let due = self.ends.restate(app, *told, turned.clone(), receipt.clone());
+                return due.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
+            }
             EntryContent::Text(text) => match cluster_log::read(text) {
                 Some(ParsedEntry::Miss(channel)) => self.news.misses(Instant::now(), app, channel),
                 Some(ParsedEntry::Count(count, event)) => {

@@ -28,6 +28,7 @@ mod doctor;
 
 mod endings;
 mod environment;
+mod failovers;
 mod fallback;
 mod fallback_bounds;
 mod fallback_time;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::batch::CommandBatch;
 use super::leases::{Lease, UNFENCED};
@@ -103,6 +103,7 @@ impl LinkWriter<'_> {
         // Offices go over to the new leases before the old ones are forgotten.
         self.sync_webhook_logs().await?;
         self.link.whole = true;
+        debug!(leases = ?self.servers.current_leases().collect::<Vec<_>>(), "all is registered");
         // At once, since a request may wait for it.
         self.link.beat = Some(Instant::now());
         self.clear_own_leases(old).await?;
@@ -129,7 +130,9 @@ impl LinkWriter<'_> {
             let (servers, keys) = (&self.servers, self.keys);
             let is_its = |name: &str| servers.is_kept_by(name, &new);
             self.dedup.borrow_mut().step_back(is_its);
-            let lost = self.kept.webhook_log.requeue_recent(|app| is_its(&keys.app_key(app, 't')));
+            let is_apps = |app: &_| is_its(&keys.app_key(app, 't'));
+            let (lost, counted) = self.kept.webhook_log.requeue_recent(is_apps);
+            self.kept.untold.extend(counted);
             let bytes = self.kept.republish_recent(|pending| is_its(&pending.topic_name(keys)));
             // Counted again before they are sent: they were subtracted when Redis confirmed them.
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);

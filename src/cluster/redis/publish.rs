@@ -356,6 +356,7 @@ impl LinkWriter<'_> {
         self.kept.leases = std::mem::take(&mut self.servers.leases);
         self.kept.gather_stranded(self.status);
         self.kept.recent.note_link_lost();
+        self.kept.webhook_log.note_loss();
         for answer in std::mem::take(&mut self.link.alone) {
             // Sends fail only once the node has stopped; then nobody waits for the answers. The same holds below.
             let _ = self.events.send(answer).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::time::{Instant, timeout};
+use tracing::debug;
 
 use super::batch::CommandBatch;
 use super::lease::RENEWALS_PER_LEASE;
@@ -45,6 +46,7 @@ impl LinkWriter<'_> {
     /// Says what is to be said, and looks into the logs where it is time to.
     pub(super) async fn sync_webhook_logs(&mut self) -> Result<(), LinkError> {
         self.subscribe_wakeups().await?;
+        self.kept.webhook_log.queue_restated(false);
         self.write_logs().await?;
         for (app, anew) in self.dedup.borrow_mut().take_wakeups() {
             self.kept.webhook_log.wake(&app, anew);
@@ -83,6 +85,7 @@ impl LinkWriter<'_> {
 
     /// Gives up this node's offices, so that other nodes need not wait until they expire.
     pub(super) async fn release_offices(&mut self) -> Result<(), LinkError> {
+        self.kept.webhook_log.queue_restated(true);
         self.write_logs().await?;
         let apps =
             self.kept.webhook_log.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
@@ -212,6 +215,7 @@ impl LinkWriter<'_> {
         if let Some(marker) = reply.marker.filter(|marker| *marker != of.marker) {
             // The log is a new one too.
             of.read = None;
+            of.note_emptied();
             of.marker = marker.to_owned();
         }
         Ok(())
@@ -317,6 +321,7 @@ impl LinkWriter<'_> {
         if let Some(last) = entries.last() {
             of.read = Some(last.id.clone());
             of.busy = Some(now);
+            of.note_read(&entries);
             if entries.len() == MAX_ENTRIES {
                 let at = last.id.split('-').next().and_then(|at| at.parse().ok());
                 // A full page may not be the whole log, so only what its last entry covers is known to be read.
@@ -344,6 +349,7 @@ impl LinkWriter<'_> {
         // One command, one answer: without it there is nothing to compare.
         let all = answers.first().map(|(_, value)| reply::as_list(value)).unwrap_or_default();
         let mut names: Vec<&str> = all.iter().filter_map(reply::as_text).collect();
+        debug!(%app, lease, names = names.len(), "holds of a lease end");
         // Members leave before their channel is empty.
         names.sort_unstable_by(|one, other| other.cmp(one));
         let mut batch = CommandBatch::new();

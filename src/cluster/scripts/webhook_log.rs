@@ -4,24 +4,29 @@
 use redis::Value;
 
 use super::{Script, ScriptCall};
+use crate::cluster::log_entries::LogEntry;
 use crate::cluster::reply;
-use crate::cluster::webhook_log::LogEntry;
 
 /// For how long it is known after the last what a node said has happened; seconds.
 pub(super) const FACT_KEPT: u64 = 600;
 
 /// Appends to the log, with an error if that is not allowed, and wakes the log's reader. A reader holds the office
-/// as long as its lease is valid or being cleared.
+/// as long as its lease is valid or being cleared. The first entry of a script in its millisecond has a number of its
+/// lease, so that entries of two servers, both of which some node took for the master, never share an id: what is done with
+/// on the one must not be deleted on the other.
 pub(super) const LOGGING: &str = r"
+local own = string.format('%.0f', (tonumber(string.sub(lease, -8), 16) or 0) * 65536)
 local function log(w, most, text)
-  local id = '*'
-  if now_us then id = string.format('%.0f-*', math.floor(now_us() / 1000)) end
-  local answer = redis.pcall('XADD', w, 'MAXLEN', '~', most * 2, id, 'f', text)
-  if type(answer) == 'table' and answer.err and string.find(answer.err, 'smaller', 1, true) then
-    answer = redis.pcall('XADD', w, 'MAXLEN', '~', most * 2, '*', 'f', text)
+  local time, answer = redis.call('TIME'), nil
+  local now = now_us and now_us() or time[1] * 1000000 + time[2]
+  local at = string.format('%.0f', math.floor(now / 1000))
+  for _, id in ipairs({at .. '-' .. own, at .. '-*', '*'}) do
+    answer = redis.pcall('XADD', w, 'MAXLEN', '~', most * 2, id, 'f', text)
+    if type(answer) ~= 'table' then return {} end
+    if not string.find(answer.err or '', 'smaller', 1, true) then break end
+    own = '*'
   end
-  if type(answer) == 'table' then return answer end
-  return {}
+  return answer
 end
 local function wake(b, topic)
   local owner = redis.call('GET', b)
@@ -35,7 +40,8 @@ end
 
 /// KEYS o h w e b s, where `h` lacks the lease and `s` the node; ARGV marker new most name topic node, then of each a sign and a text;
 /// fenced. `+` is held from now on, `=` was held before and is said again, `-` is held no longer, `!` with a number
-/// happened, and is taken once. Where Redis has lost what it had, which the marker shows, what is said again is no
+/// happened, and is taken once. `?` with a digit was told as the digit says over a link that is lost, to a server that
+/// may have been replaced; the log gets that with what is so now. Where Redis has lost what it had, which the marker shows, what is said again is no
 /// news. Answers the marker, how many did not fit, and whether some node tells what is in the log.
 pub(super) const SAY: &str = r"
 local o, h, w, most = KEYS[1], KEYS[2] .. lease, KEYS[3], tonumber(ARGV[3])
@@ -82,6 +88,14 @@ for i = 7, #ARGV - 4, 2 do
         else redis.call('HDEL', o, text) end
       end
       if refused(answer) then redis.call('HINCRBY', o, text, #ended) return answer end
+    end
+  elseif sign == '?' then
+    -- After a loss of all data it is not known yet what the others hold.
+    if not lost then
+      local is = (tonumber(redis.call('HGET', o, text) or '0') > 0) and '1' or '0'
+      local answer = log(w, most, '?' .. string.sub(ARGV[i], 2) .. is .. text)
+      if refused(answer) then return answer end
+      logged = true
     end
   else
     local number = tonumber(string.sub(ARGV[i], 2))

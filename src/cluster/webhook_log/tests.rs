@@ -23,18 +23,6 @@ fn queued(board: &WebhookLog) -> String {
 }
 
 #[test]
-fn names_are_read_as_they_were_written() {
-    let channel = ChannelName::parse("presence-a", 200).unwrap();
-    let user = UserId::parse("7\n\"x").unwrap();
-    let text = format!("-{}", name_of(&channel, Some(&user)));
-    assert_eq!(parse_held(&text), Some((false, channel.clone(), Some(user))));
-    assert_eq!(parse_held(&format!("+{}", name_of(&channel, None))), Some((true, channel, None)));
-    for other in ["", "+", "+x", "+c#y", "!cx", "+mx", "Xcache-a"] {
-        assert_eq!(parse_held(other), None, "{other}");
-    }
-}
-
-#[test]
 fn what_was_said_before_is_told_from_what_is_new() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
     board.resend_holds(BTreeSet::new());
@@ -161,6 +149,61 @@ async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left
     board.apps.get_mut(&app).unwrap().note_written(3);
     board.resend_holds(BTreeSet::new());
     assert_eq!(queued(&board), "=mpresence-a/3 ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_the_next_link_takes_does_not_decide_what_may_be_lost() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.resend_holds(BTreeSet::new());
+    let happened = |text: &str| LogRequest::Happened { app: app.clone(), text: text.to_owned() };
+    board.take_request(happened("old"));
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    tokio::time::advance(RECENT).await;
+    hold(&mut board, "1", true);
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    hold(&mut board, "2", true);
+    // Redis has it, and the answer is lost.
+    board.apps.get_mut(&app).unwrap().queue.note_asked(1);
+    board.note_loss();
+    hold(&mut board, "1", false);
+    hold(&mut board, "2", false);
+    tokio::time::advance(RECENT * 2).await;
+    // The next link is to the same server, and is lost before anything is said.
+    board.note_loss();
+    board.note_link_lost();
+    drop(board.requeue_recent(|_| true));
+    board.resend_holds(BTreeSet::new());
+    let both = "+mpresence-a/1 +mpresence-a/2 -mpresence-a/2 -mpresence-a/1 ";
+    assert_eq!(queued(&board), both, "and not what happened long before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_told_is_said_once_all_are_back() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.resend_holds(BTreeSet::new());
+    hold(&mut board, "1", true);
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    let entry = |id: &str, text: &str| LogEntry { id: id.into(), text: text.to_owned() };
+    let read = [entry("1-0", "+mpresence-a\n1"), entry("2-0", "Nb\n3\n7")];
+    board.apps.get_mut(&app).unwrap().note_read(&read);
+    board.take_request(LogRequest::Done { app: app.clone(), id: "1-0".into() });
+    board.note_link_lost();
+    let topic = Topic { app: app.clone(), channel: ChannelName::parse("b", 200).unwrap() };
+    assert_eq!(board.requeue_recent(|_| true).1, [topic], "its count is told again");
+    for _ in 0..2 {
+        board.resend_holds(BTreeSet::new());
+        board.queue_restated(false);
+        assert_eq!(queued(&board), "=mpresence-a/1 ");
+        tokio::time::advance(RESTATE_AFTER).await;
+        board.queue_restated(false);
+        board.queue_restated(false);
+        assert_eq!(queued(&board), "=mpresence-a/1 ?1mpresence-a/1 ", "until Redis has it");
+    }
+    board.apps.get_mut(&app).unwrap().note_written(2);
+    board.resend_holds(BTreeSet::new());
+    tokio::time::advance(RESTATE_AFTER).await;
+    board.queue_restated(true);
+    assert_eq!(queued(&board), "=mpresence-a/1 ");
 }
 
 #[test]

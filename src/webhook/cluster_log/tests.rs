@@ -27,16 +27,21 @@ impl Stage {
 
     /// An entry of now; what is told of it.
     fn turn(&mut self, is: bool) -> String {
+        let (what, receipt) = self.entry(is);
+        words(&self.ends.turn(&self.app, what, receipt))
+    }
+
+    /// The same of an entry that says how it was told before a failover.
+    fn restate(&mut self, told: Option<bool>, is: bool) -> String {
+        let (what, receipt) = self.entry(is);
+        words(&self.ends.restate(&self.app, told, what, receipt))
+    }
+
+    fn entry(&mut self, is: bool) -> ((bool, ChannelName, Option<UserId>), Rc<LogAck>) {
         self.next += 1;
         let id = format!("{}-{}", self.now, self.next);
-        let receipt = LogAck::new(&self.door, &self.app.id, &id);
         let what = (is, ChannelName::parse("a", 200).unwrap(), None);
-        let told = self.ends.turn(&self.app, what, receipt);
-        let words = told.iter().map(|(_, event, _)| match event.kind() {
-            WebhookEvent::ChannelOccupied => "+",
-            _ => "-",
-        });
-        words.collect()
+        (what, LogAck::new(&self.door, &self.app.id, &id))
     }
 
     /// The log is read so much later; how many ends are due.
@@ -48,6 +53,15 @@ impl Stage {
     fn done(&self) -> String {
         self.done.lock().unwrap().join(" ")
     }
+}
+
+/// Beginnings and ends, in order.
+fn words(told: &[DueEvent]) -> String {
+    let words = told.iter().map(|(_, event, _)| match event.kind() {
+        WebhookEvent::ChannelOccupied => "+",
+        _ => "-",
+    });
+    words.collect()
 }
 
 #[test]
@@ -64,6 +78,40 @@ fn an_end_that_is_taken_back_is_done_with_its_taking_back() {
     stage.turn(false);
     assert_eq!((stage.wait(2_900), stage.wait(200)), (0, 1), "the last one alone is due");
     assert!(stage.ends.due.is_empty() && stage.ends.waiting.is_empty());
+}
+
+#[test]
+fn what_was_told_before_a_failover_is_told_anew_where_it_is_not_so() {
+    // Its beginning was told, and its end was lost with a server.
+    let mut stage = Stage::new();
+    assert_eq!(stage.restate(Some(true), false), "");
+    assert_eq!(stage.wait(3_000), 1);
+    // Its end was told, and its return was lost.
+    assert_eq!(stage.restate(Some(false), true), "+");
+    // What is told is so.
+    assert_eq!(stage.restate(Some(true), true), "");
+    assert_eq!((stage.restate(Some(false), false), stage.wait(9_000)), (String::new(), 0));
+    // Nobody knows.
+    assert_eq!(stage.restate(None, true), "+");
+    assert_eq!((stage.restate(None, false), stage.wait(3_000)), (String::new(), 1));
+}
+
+#[test]
+fn an_end_that_was_told_before_a_failover_is_not_taken_back_by_a_return() {
+    // The new master had it still, so that its log has the end once more.
+    for told in [Some(false), None] {
+        let mut stage = Stage::new();
+        assert_eq!((stage.turn(false), stage.restate(told, false)), (String::new(), String::new()));
+        stage.now += 1_000;
+        assert_eq!(stage.turn(true), "+");
+    }
+    let mut stage = Stage::new();
+    assert_eq!((stage.turn(false), stage.restate(Some(true), false)), Default::default());
+    assert_eq!(stage.turn(true), "", "the end was not told");
+    // The node that told the beginning speaks after another one that has told the end.
+    assert_eq!(stage.restate(Some(true), false), "");
+    assert_eq!(stage.turn(true), "+");
+    assert!(stage.ends.waiting.is_empty());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +16,8 @@ pub struct Way {
 
 #[derive(Default)]
 struct State {
+    /// Where connections go that are made from now on.
+    port: AtomicU16,
     cut: AtomicBool,
     mute: AtomicBool,
     /// What is said to the server waits, for as long as it takes, even if who said it has gone.
@@ -37,11 +39,12 @@ impl Way {
     pub fn to(port: u16, edit: Edit) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State { port: port.into(), ..State::default() });
         let passing = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // One that is made while the way is cut is closed at once.
+                let port = passing.port.load(Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 let mut open = passing.open.lock().unwrap();
                 if passing.cut.load(Ordering::SeqCst) {
@@ -84,6 +87,16 @@ impl Way {
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.state.mute.store(false, Ordering::SeqCst);
+    }
+
+    /// Leads to another server from now on; what is open goes on to the one before until it is cut.
+    pub fn turn(&self, port: u16) {
+        self.state.port.store(port, Ordering::SeqCst);
+    }
+
+    /// Swallows what the server answers until it is cut.
+    pub fn mute(&self) {
+        self.state.mute.store(true, Ordering::SeqCst);
     }
 
     /// Takes connections again.
