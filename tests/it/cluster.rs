@@ -52,6 +52,7 @@ over_every_redis! {
     a_channel_is_full_over_all_nodes,
     an_app_has_its_connections_over_all_nodes,
     subscribers_are_told_how_many_they_are_on_all_nodes,
+    an_answer_about_a_channel_does_not_contradict_itself,
 }
 
 /// A node of the cluster.
@@ -464,4 +465,22 @@ fn subscribers_are_told_how_many_they_are_on_all_nodes(cluster: &ClusterConfig) 
     assert_eq!(b.hear_text(), count(2));
     drop(a);
     assert_eq!(b.hear_text(), count(1));
+}
+
+fn an_answer_about_a_channel_does_not_contradict_itself(cluster: &ClusterConfig) {
+    let [one, two] = nodes(cluster);
+    let path = "channels/presence-x?info=user_count,subscription_count";
+    let full = json!({ "occupied": true, "subscription_count": 1, "user_count": 1 });
+    let empty = json!({ "occupied": false, "subscription_count": 0, "user_count": 0 });
+    // Several times, since now and then the count is written in the same moment as the member.
+    for _ in 0..5 {
+        let (client, _) = joined(&one, "presence-x", "a");
+        assert_eq!(query(&two, path), full);
+        drop(client);
+        let left = eventually(|| match query(&two, path) {
+            answer if answer == full => Err(String::new()),
+            answer => Ok(answer),
+        });
+        assert_eq!(left, Ok(empty.clone()));
+    }
 }

@@ -31,7 +31,10 @@ impl LinkWriter<'_> {
             self.write_logs().await?;
         }
         let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
-        self.link.counted.note_now();
+        if !self.link.changed.is_empty() {
+            // Not if nothing was due: the first change after a pause is sent at once.
+            self.link.counted.note_now();
+        }
         for (topic, tell) in std::mem::take(&mut self.link.changed) {
             let is_away = self.is_app_away(&topic.app);
             // A count that could not be announced stays noted.

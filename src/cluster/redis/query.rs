@@ -85,10 +85,11 @@ pub(super) async fn answer_query(
             LinkReply::Channels(channels)
         }
         // In the order in which the topics were asked for.
-        LinkQuery::Counts(_) => LinkReply::Counts(read_occupancy(&answers)),
+        LinkQuery::Counts(topics) => LinkReply::Counts(read_occupancy(&topics, &answers)),
         LinkQuery::Channel(topic) => {
             // A channel that Redis does not know is empty.
-            let counted = read_occupancy(&answers).first().copied().unwrap_or_default();
+            let asked = std::slice::from_ref(&topic);
+            let counted = read_occupancy(asked, &answers).first().copied().unwrap_or_default();
             let name = keys.topic_name(&topic);
             let cached = answers.get(2).and_then(CachedReply::parse);
             let kept = cached.and_then(|cached| open_cached(cached, &name, trust, &status.clock));
@@ -149,16 +150,26 @@ fn add_occupancy(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) 
 }
 
 /// The answers to [`add_occupancy`], in its order. A channel that Redis does not know is empty.
-fn read_occupancy(answers: &[Value]) -> Vec<ClusterOccupancy> {
+fn read_occupancy(topics: &[Topic], answers: &[Value]) -> Vec<ClusterOccupancy> {
     // Redis answers nil for a channel that it does not know.
     let number = |value: &Value| reply::as_number(value).unwrap_or_default() as usize;
-    let one = |pair: &[Value]| match pair {
+    let one = |(topic, pair): (&Topic, &[Value])| match pair {
         [subscriptions, users] => {
-            ClusterOccupancy { subscriptions: number(subscriptions), users: number(users) }
+            let (subscriptions, users) = (number(subscriptions), number(users));
+            ClusterOccupancy { subscriptions: subscriptions_of(topic, subscriptions, users), users }
         }
         _ => ClusterOccupancy::default(),
     };
-    answers.chunks_exact(2).map(one).collect()
+    topics.iter().zip(answers.chunks_exact(2)).map(one).collect()
+}
+
+/// The count of a channel follows its members by a round trip or more; an answer must not contradict itself. Members
+/// subscribe, and a presence channel has no other subscribers.
+fn subscriptions_of(topic: &Topic, counted: usize, users: usize) -> usize {
+    match users {
+        0 if topic.channel.kind().is_presence() => 0,
+        _ => counted.max(users),
+    }
 }
 
 /// Out of an app's hash of counts, those that begin with `prefix`; users are counted afterwards,
