@@ -367,6 +367,45 @@ fn a_log_that_does_not_reach_back_is_counted() {
 }
 
 #[test]
+fn what_was_missed_before_redis_lost_its_data_is_counted() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let missed = |node: &Fixture| link(node).figures().gaps.load(Ordering::Relaxed);
+    let mut a = one.subscribed("pub");
+    publish(&two, "pub", 0..1);
+    hears(&mut a, "pub", 0..1);
+    // All was heard before, and the log has what came after.
+    redis.ask(&["FLUSHALL"]);
+    is_registered_again(&redis, &cluster, 2);
+    publish(&two, "pub", 1..2);
+    hears(&mut a, "pub", 1..2);
+    assert_eq!((missed(&one), missed(&two)), (0, 0));
+    cut(&one, &way);
+    publish(&two, "pub", 2..5);
+    have_sent(&[&two]);
+    redis.ask(&["FLUSHALL"]);
+    is_registered_again(&redis, &cluster, 1);
+    mend(&one, &way);
+    publish(&two, "pub", 5..6);
+    hears(&mut a, "pub", 5..6);
+    // Requests to all nodes may be missed, too.
+    assert_eq!((missed(&one), missed(&two)), (2, 0));
+}
+
+/// Waits until so many nodes have registered at a Redis that was emptied.
+fn is_registered_again(redis: &Redis, cluster: &ClusterConfig, nodes: usize) {
+    let fence = format!("{}:fence:{{0}}", cluster.prefix);
+    // `+` and a node: it has said all that it holds.
+    let is_whole = |field: &&str| field.starts_with('+') && field.len() > 2;
+    let registered = eventually(|| match redis.ask(&["HKEYS", &fence]) {
+        all if all.lines().filter(is_whole).count() == nodes => Ok(()),
+        all => Err(all),
+    });
+    assert_eq!(registered, Ok(()));
+}
+
+#[test]
 fn the_link_is_measured() {
     let Some(mut redis) = Redis::start() else { return };
     let queue_bytes = 4096;

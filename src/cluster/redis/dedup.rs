@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::MAX_RECONNECT_PAUSE;
 use super::topic_senders::TopicSenders;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 
@@ -18,6 +19,9 @@ const NODES: usize = 1024;
 
 /// Topics on which envelopes without seals were refused that are remembered.
 const REFUSED: usize = 10_000;
+
+/// How soon the first node registers after it has learned that its lease lapsed.
+const RETURNED_WITHIN: Duration = MAX_RECONNECT_PAUSE.saturating_add(Duration::from_millis(250));
 
 /// How often, at most, nodes are looked for whose envelopes have no seals.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -147,6 +151,27 @@ impl Deduplicator {
     pub(super) fn catch_up_window(&self, name: &str) -> Duration {
         let offline_since = self.topics.get(name).and_then(|senders| senders.offline_since);
         offline_since.map_or(Duration::ZERO, |offline_since| offline_since.elapsed())
+    }
+
+    /// Redis said that the lease had lapsed, so the node has heard it until now, unless it slept: then its own probe came
+    /// back longer ago than `recent`.
+    pub(super) fn note_lapse(&mut self, recent: Duration) {
+        if self.word.elapsed() < recent {
+            // Where Redis lost its data, the first node that returns begins the epoch.
+            self.word = Instant::now() + RETURNED_WITHIN;
+        }
+    }
+
+    /// Redis has lost its data, so logs that begin at `began` say nothing of what was missed before.
+    pub(super) fn note_data_loss(&mut self, is_its: impl Fn(&str) -> bool, began: Instant) {
+        for (_, senders) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
+            senders.has_lost_log |= senders.offline_since.is_some_and(|since| since < began);
+        }
+    }
+
+    /// Whether it did so while this topic was not heard.
+    pub(super) fn has_lost_log(&self, name: &str) -> bool {
+        self.topics.get(name).is_some_and(|senders| senders.has_lost_log)
     }
 
     /// Whether an event of this node has come back. Other topics may be on another server.
@@ -286,6 +311,7 @@ impl Deduplicator {
         let next = senders.waiting.as_mut().and_then(VecDeque::pop_front);
         if next.is_none() {
             (senders.waiting, senders.offline_since) = (None, None);
+            senders.has_lost_log = false;
             if senders.place.is_none() {
                 senders.opened = Some(now.max(senders.since));
             }

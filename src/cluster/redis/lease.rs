@@ -14,7 +14,7 @@ use super::log_budget::LogBudget;
 use super::opening::REOPENED;
 use super::server::LeasedCommand;
 use super::session::{LinkWriter, MAX_REQUESTS};
-use super::slots::HostPort;
+use super::slots::{HostPort, of_name};
 use super::{LinkError, MAX_RECONNECT_PAUSE, PATIENCE};
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
@@ -49,7 +49,7 @@ impl LinkWriter<'_> {
             self.kept.reaps = Instant::now() + self.settings.lease.min(RECONNECT_TIME);
         }
         self.kept.peers.forget_looks();
-        self.reregister_lost_topics().await?;
+        let restarted = self.reregister_lost_topics().await?;
         self.kept.webhook_log.note_link_lost();
         // Commands in flight under the old leases must not arrive after the new registration.
         let mut batch = CommandBatch::new();
@@ -61,7 +61,7 @@ impl LinkWriter<'_> {
         let fences = self.servers.register_leases().await?;
         old.extend(self.fence_risen_leases(&fences).await?);
         for (tag, fence) in &fences {
-            self.note_epoch(*tag, fence, known);
+            self.note_epoch(*tag, fence, (known, restarted));
         }
         self.status.clock.set_from(fences.iter().map(|(_, fence)| fence.now));
         self.link.beat = Some(Instant::now() + self.settings.lease / RENEWALS_PER_LEASE);
@@ -115,7 +115,8 @@ impl LinkWriter<'_> {
 
     /// After a failover, or a restart of some servers, registers again what those may have lost. The logs of the
     /// other masters need no second look: their later entries are newer.
-    async fn reregister_lost_topics(&mut self) -> Result<(), LinkError> {
+    /// Returns whether there was such a server.
+    async fn reregister_lost_topics(&mut self) -> Result<bool, LinkError> {
         let runs = self.servers.run_ids().await?;
         let known = &mut self.kept.runs;
         let is_new = |(at, run): &(&HostPort, &String)| known.get(*at) != Some(*run);
@@ -142,7 +143,7 @@ impl LinkWriter<'_> {
         }
         let bounds = (self.status, self.max_queued);
         self.kept.strand_away(&self.servers, self.keys, bounds);
-        Ok(())
+        Ok(!new.is_empty())
     }
 
     /// Gives the orders that say again what this node holds of a topic.
@@ -167,11 +168,19 @@ impl LinkWriter<'_> {
 
     /// A Redis that has lost its data since it was last seen has lost what others hold too; they are about
     /// to say it again.
-    fn note_epoch(&mut self, tag: u16, fence: &FenceReply, known: bool) {
+    fn note_epoch(&mut self, tag: u16, fence: &FenceReply, (known, restarted): (bool, bool)) {
         let before = self.kept.epochs.insert(tag, fence.epoch);
         if known && before != Some(fence.epoch) {
             let since = Duration::from_micros(fence.now.saturating_sub(fence.epoch));
             self.status.clock.begin_epoch(fence.now);
+            // After a restart nodes publish again what the old logs may have had.
+            if let Some(began) = Instant::now().checked_sub(since).filter(|_| !restarted) {
+                let place =
+                    |name: &str| self.servers.slots.get(usize::from(of_name(name.as_bytes())));
+                let own = self.keys.fence_key(tag);
+                let is_its = |name: &str| place(name) == place(&own);
+                self.dedup.borrow_mut().note_data_loss(is_its, began);
+            }
             // As long as a node that is silent is taken for alive.
             let patience = self.settings.lease * 4 / RENEWALS_PER_LEASE;
             let until = Instant::now() + patience.saturating_sub(since);

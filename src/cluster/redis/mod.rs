@@ -445,7 +445,7 @@ impl RedisDriver {
             () = self.address.wait_replaced() => LinkError::Replaced,
         };
         // Pushes that were lost in between are read from the logs later.
-        reader.finish().await;
+        reader.finish(&lost, self.settings.lease / 2).await;
         writer.recover_unacked().await;
         self.driver.status.away.store(Arc::default());
         lost

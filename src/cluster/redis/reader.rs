@@ -9,6 +9,7 @@ use redis::Msg;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::LinkError;
 use super::dedup::{Deduplicator, EnvelopeVerdict, MessageId};
 use super::leases::node_of;
 use super::pushes::PushStream;
@@ -50,10 +51,13 @@ impl LinkReader<'_> {
     }
 
     /// Hands out what was received before the link was lost. A server that has lost its data could not replay it.
-    pub(super) async fn finish(&mut self) {
+    pub(super) async fn finish(&mut self, lost: &LinkError, recent: Duration) {
         while self.forward_all().await {
-            let Some(message) = self.stream.next_waiting() else { return };
+            let Some(message) = self.stream.next_waiting() else { break };
             self.take_message(message);
+        }
+        if matches!(lost, LinkError::Lapsed) {
+            self.dedup.borrow_mut().note_lapse(recent);
         }
     }
 

@@ -179,7 +179,9 @@ impl LinkWriter<'_> {
             whole = match reaches {
                 LogCoverage::Back => true,
                 LogCoverage::Begin => {
-                    self.dedup.borrow().catch_up_window(name) < Duration::from_secs(LOG_LASTS)
+                    let dedup = self.dedup.borrow();
+                    !dedup.has_lost_log(name)
+                        && dedup.catch_up_window(name) < Duration::from_secs(LOG_LASTS)
                 }
                 LogCoverage::Short => false,
             };

@@ -34,6 +34,8 @@ pub(super) struct TopicSenders {
     pub(super) waiting: Option<VecDeque<Envelope>>,
     /// Since when it may have missed something.
     pub(super) offline_since: Option<Instant>,
+    /// Redis has lost its data since then, and with it the log of what may have been missed.
+    pub(super) has_lost_log: bool,
 }
 
 /// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and repeats its
