@@ -11,20 +11,21 @@ use crate::cluster::reply;
 pub(super) const FACT_KEPT: u64 = 600;
 
 /// Appends to the log, with an error if that is not allowed, and wakes the log's reader. A reader holds the office
-/// as long as its lease is valid or being cleared. The first entry of a script in its millisecond has a number of its
+/// as long as its lease is valid or being cleared. The first entry of a script in a millisecond has a number of its
 /// lease, so that entries of two servers, both of which some node took for the master, never share an id: what is done with
 /// on the one must not be deleted on the other.
 pub(super) const LOGGING: &str = r"
-local own = string.format('%.0f', (tonumber(string.sub(lease, -8), 16) or 0) * 65536)
+local own, last = string.format('%.0f', (tonumber(string.sub(lease, -8), 16) or 0) * 65536), nil
 local function log(w, most, text)
   local time, answer = redis.call('TIME'), nil
   local now = now_us and now_us() or time[1] * 1000000 + time[2]
   local at = string.format('%.0f', math.floor(now / 1000))
-  for _, id in ipairs({at .. '-' .. own, at .. '-*', '*'}) do
+  local first = at == last and '*' or own
+  last = at
+  for _, id in ipairs({at .. '-' .. first, at .. '-*', '*'}) do
     answer = redis.pcall('XADD', w, 'MAXLEN', '~', most * 2, id, 'f', text)
     if type(answer) ~= 'table' then return {} end
     if not string.find(answer.err or '', 'smaller', 1, true) then break end
-    own = '*'
   end
   return answer
 end
