@@ -54,9 +54,9 @@ impl PartingRecords {
         }
     }
 
-    /// The record of a client that left a moment ago.
-    pub(super) fn find(&self, name: &Name) -> Option<Bytes> {
-        self.by_name.get(name).map(|parting| parting.1.clone())
+    /// When a client left a moment ago, and its record.
+    pub(super) fn find(&self, name: &Name) -> Option<(Instant, Bytes)> {
+        self.by_name.get(name).map(|parting| parting.clone())
     }
 
     /// Forgets a record.
@@ -88,6 +88,16 @@ impl PartingRecords {
     }
 }
 
+/// Whether what a client left here, at a moment and a time of Redis, is later than what is known from elsewhere, as of
+/// `alive`. Two nodes' clocks of Redis agree to a round trip only, and clients may go to and fro in less: if another
+/// node was asked and has handed the client over, that is later than whatever was left here before it was asked.
+pub(super) fn is_left_later(
+    (since, at): (Instant, u64),
+    (asked, alive): (Option<Instant>, u64),
+) -> bool {
+    asked.map_or(at > alive, |asked| since > asked)
+}
+
 /// One client that is connected here.
 #[derive(Debug)]
 pub(super) struct Traveller {
@@ -110,6 +120,16 @@ impl Travellers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_went_to_another_node_and_back_had_what_it_held_before() {
+        let (left, asked) = (Instant::now(), Instant::now() + Duration::from_millis(5));
+        // The other node's clock is behind this one's by more than the client was there.
+        assert!(!is_left_later((left, 100), (Some(asked), 90)));
+        assert!(is_left_later((asked + Duration::from_millis(1), 100), (Some(asked), 90)));
+        // A record in Redis that this node was to replace.
+        assert!(is_left_later((left, 100), (None, 90)) && !is_left_later((left, 90), (None, 90)));
+    }
 
     #[test]
     fn records_of_those_that_have_gone_took_memory_without_end() {

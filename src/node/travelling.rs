@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::catch_up::{CatchUp, START_SLACK, may_be_forgotten};
 use super::client_record::{self, ClientRecord, Times};
 use super::clustered::Clustered;
-use super::travellers::{Name, Traveller};
+use super::travellers::{Name, Traveller, is_left_later};
 use super::{Node, ServerState};
 use crate::app::{App, AppId};
 use crate::cluster::clients::{
@@ -62,8 +62,10 @@ pub struct ClientClaim {
     others: Arc<Clustered>,
     /// Its state on another node; none if nobody knows.
     state: Option<ClientState>,
-    /// When that was certain.
+    /// When that was certain, by the clock of Redis as who said it knows that.
     alive: u64,
+    /// When it was asked, if another node has handed the client over.
+    asked: Option<Instant>,
     /// It may hold channels that nobody knows of.
     is_unsure: bool,
     /// Redis could not be asked whose it is.
@@ -87,7 +89,7 @@ impl ClientClaim {
     fn new(others: &Arc<Clustered>, alive: u64) -> Self {
         let (others, state) = (others.clone(), None);
         let (is_unsure, unclaimed, last) = (false, false, LastConnection::Gone);
-        Self { others, state, alive, is_unsure, unclaimed, last }
+        Self { others, state, alive, asked: None, is_unsure, unclaimed, last }
     }
 
     /// Then limits over all nodes need not find room for it.
@@ -120,7 +122,7 @@ impl Node {
         app: &App,
         presented: &PresentedToken,
     ) -> ClientClaim {
-        let token = &presented.token;
+        let (token, begun) = (&presented.token, Instant::now());
         let name = (app.id.clone(), token.key());
         let alive = cluster.link().clock().now();
         let directory = self.hub().directory(&app.id);
@@ -134,6 +136,7 @@ impl Node {
             return ClientClaim { is_unsure, unclaimed: true, ..ClientClaim::new(cluster, 0) };
         };
         let (since, had) = (claimed.since, claimed.owner.is_some());
+        let is_others = claimed.owner.is_some_and(|owner| owner != self.hub().node_number());
         let (record, has_ended) = self.find_record(cluster, &name, claimed).await;
         let Some(ClientRecord { mut state, at, .. }) = record else {
             // It is to come where somebody was forgotten just now for want of room. Whoever is the first of its app has
@@ -153,7 +156,8 @@ impl Node {
         let last = if had && has_ended { LastConnection::Elsewhere } else { LastConnection::Gone };
         let is_unsure = !has_ended;
         let state = Some(std::mem::take(&mut state));
-        ClientClaim { state, is_unsure, last, ..ClientClaim::new(cluster, at) }
+        let asked = (is_others && has_ended).then_some(begun);
+        ClientClaim { state, asked, is_unsure, last, ..ClientClaim::new(cluster, at) }
     }
 
     /// The latest record of the client; and whether it is the last of a connection that has ended, rather than of
@@ -190,7 +194,7 @@ impl Node {
         open: OpenConnection,
         (token, claim): (&ResumeToken, ClientClaim),
     ) -> (ClientArrival, bool, u64) {
-        let ClientClaim { others, state, mut alive, is_unsure, unclaimed, last } = claim;
+        let ClientClaim { others, state, mut alive, asked, is_unsure, unclaimed, last } = claim;
         let was_here = last == LastConnection::Here;
         let name = (connection.app().id.clone(), token.key());
         let traveller = Traveller { token: token.clone(), unclaimed };
@@ -200,12 +204,15 @@ impl Node {
         // A connection that was here when the claim was made, or has been since, may have ended meanwhile, of itself
         // or for this one: then what it left is the latest.
         let parted = || {
-            let left = others.travellers.parting.find(&name)?;
-            client_record::read(&left, times)
+            let (since, left) = others.travellers.parting.find(&name)?;
+            Some((since, client_record::read(&left, times)?))
         };
         let mut returned = None;
         let arrived = resume.arrive(token, open, now, || {
-            let Some(left) = parted().filter(|left| was_here || left.at > alive) else {
+            let is_latest = |(since, left): &(Instant, ClientRecord)| {
+                was_here || is_left_later((*since, left.at), (asked, alive))
+            };
+            let Some((_, left)) = parted().filter(is_latest) else {
                 return state;
             };
             alive = left.at;
@@ -352,7 +359,7 @@ impl ServerState {
                 client_record::write(&state, true, self.times(cluster)).into()
             }
             // An empty record says that this node knows nothing of the client.
-            None => travellers.parting.find(&name).unwrap_or_default(),
+            None => travellers.parting.find(&name).map(|(_, record)| record).unwrap_or_default(),
         };
         cluster
             .link()
