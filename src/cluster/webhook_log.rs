@@ -215,10 +215,7 @@ impl WebhookLog {
         let (now, is_first) = (Instant::now(), self.up && !std::mem::replace(&mut self.lost, true));
         for (_, of) in self.apps.iter_mut().filter(|(app, _)| is_first && !self.away.contains(*app))
         {
-            of.lost = Some(now);
-            // Redis may have these, though it has not answered, and others may have told them already.
-            let asked = of.queue.asked().filter(|entry| entry.sign == '+');
-            of.recent_held.extend(asked.map(|entry| (now, entry.text.clone())));
+            of.note_lost(now);
         }
     }
 
@@ -229,6 +226,18 @@ impl WebhookLog {
         for of in self.apps.values_mut() {
             (of.listening, of.asleep) = (false, false);
         }
+    }
+
+    /// The master of some apps' logs is lost.
+    pub(super) fn note_part_lost(&mut self, is_its: impl Fn(&AppId) -> bool) {
+        let now = Instant::now();
+        for (app, of) in self.apps.iter_mut().filter(|(app, _)| is_its(app)) {
+            if self.up && !self.away.contains(app) {
+                of.note_lost(now);
+            }
+            (of.listening, of.asleep) = (false, false);
+        }
+        self.note_away(is_its);
     }
 
     /// Entries written within the last seconds before the link was lost may be lost. They are queued again; those
@@ -294,9 +303,10 @@ impl WebhookLog {
     }
 
     /// Everything is to be said again, but for apps whose master is away: those it is said of over a later link.
-    pub(super) fn resend_holds(&mut self, away: BTreeSet<AppId>) {
+    pub(super) fn resend_holds(&mut self, away: BTreeSet<AppId>, is_of: impl Fn(&AppId) -> bool) {
         (self.up, self.lost, self.away) = (true, false, away);
-        for (_, of) in self.apps.iter_mut().filter(|(app, _)| !self.away.contains(*app)) {
+        let is_there = |app: &AppId| !self.away.contains(app) && is_of(app);
+        for (_, of) in self.apps.iter_mut().filter(|(app, _)| is_there(app)) {
             of.queue.drop_held();
             let again = |(name, told): (&Arc<str>, &bool)| {
                 PendingEntry::new(if *told { '=' } else { '+' }, name.clone())
@@ -338,6 +348,14 @@ impl WebhookLog {
 }
 
 impl AppLog {
+    /// The link to the log was lost.
+    fn note_lost(&mut self, now: Instant) {
+        self.lost = Some(now);
+        // Redis may have these, though it has not answered, and others may have told them already.
+        let asked = self.queue.asked().filter(|entry| entry.sign == '+');
+        self.recent_held.extend(asked.map(|entry| (now, entry.text.clone())));
+    }
+
     /// Queues that a name is held or no longer held. An entry that undoes one which was not sent yet removes that
     /// one instead.
     fn note_held(&mut self, name: String, is: bool, up: bool) {

@@ -64,6 +64,7 @@ mod rfc6455;
 mod sdks;
 mod seals;
 mod shards;
+mod shards_lost;
 mod sizing;
 #[cfg(feature = "socketio")]
 mod socketio;

@@ -16,7 +16,7 @@ use crate::support::shards::Shards;
 use crate::support::websocket::Client;
 use crate::support::{Chance, eventually};
 
-fn links_made(node: &Fixture) -> u64 {
+pub fn links_made(node: &Fixture) -> u64 {
     let cluster = node.running().shared().scope.others().unwrap();
     cluster.link().figures().connects.load(Ordering::Relaxed)
 }
@@ -30,7 +30,7 @@ fn tag(channel: &str) -> String {
 }
 
 /// A channel, with this in front of its name, that a master keeps.
-fn kept_by(shards: &Shards, master: usize, prefix: &str) -> String {
+pub fn kept_by(shards: &Shards, master: usize, prefix: &str) -> String {
     let names = (0..).map(|number| format!("{prefix}{number}"));
     names.into_iter().find(|name| shards.place(&tag(name)).1 == master).unwrap()
 }
@@ -41,7 +41,7 @@ fn kept_by_the_last(shards: &Shards) -> String {
 }
 
 /// Waits until a node is ready, and says that this is away of the Redis Cluster.
-fn says_away(node: &Fixture, away: &[String]) {
+pub fn says_away(node: &Fixture, away: &[String]) {
     let is = match away {
         [] => json!({ "ready": true }),
         away => json!({ "ready": true, "away": away }),
@@ -56,7 +56,7 @@ fn says_away(node: &Fixture, away: &[String]) {
     .unwrap();
 }
 
-fn name_of(redis: &Redis) -> String {
+pub fn name_of(redis: &Redis) -> String {
     format!("127.0.0.1:{}", redis.port())
 }
 
@@ -91,7 +91,7 @@ fn what_is_said_while_a_slot_moves_arrives_once_and_in_order() {
     assert_eq!((links_made(&one), links_made(&two)), (1, 1));
 }
 
-fn takes_over(replica: &Redis) {
+pub fn takes_over(replica: &Redis) {
     eventually(|| match replica.ask(&["ROLE"]) {
         role if role.starts_with("master") => Ok(()),
         role => Err(role),

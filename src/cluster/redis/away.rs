@@ -11,6 +11,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::time::{Instant, timeout};
 
 use super::LinkError;
+use super::server::RedisServer;
 use super::slots::HostPort;
 
 /// How long one of several masters may take before the others go on without it.
@@ -51,6 +52,22 @@ impl fmt::Display for AwayPart {
     }
 }
 
+/// The parts that work again.
+#[derive(Default)]
+pub(super) struct FoundParts {
+    /// Slots whose keys are together.
+    pub(super) slots: Vec<AwayPart>,
+    pub(super) masters: Vec<FoundMaster>,
+}
+
+/// The master of slots that were away.
+pub(super) struct FoundMaster {
+    pub(super) at: HostPort,
+    pub(super) slots: BTreeSet<u16>,
+    /// Unless the link is made to it already.
+    pub(super) server: Option<RedisServer>,
+}
+
 /// The names of parts, for the log.
 pub(super) fn names_of(parts: &[AwayPart]) -> String {
     let names: Vec<String> = parts.iter().map(AwayPart::to_string).collect();
@@ -66,6 +83,8 @@ pub(super) struct AwayParts {
     keys: BTreeMap<u16, SlotKeys>,
     /// How often each went away of late, and when it did last.
     losses: BTreeMap<AwayPart, (u32, Instant)>,
+    /// Those that may be there: only a connection has ended. They are looked at at once.
+    hasty: BTreeSet<AwayPart>,
 }
 
 impl AwayParts {
@@ -98,6 +117,34 @@ impl AwayParts {
     pub(super) fn note_away(&mut self, part: AwayPart, why: String) {
         self.count_loss(&part);
         self.parts.insert(part, why);
+    }
+
+    /// The link goes on without a master. Where a new connection mends the error that is tried at once, unless it
+    /// happens again and again.
+    pub(super) fn note_lost_master(&mut self, at: &HostPort, lost: &LinkError) {
+        let part = AwayPart::Master(at.clone());
+        let times = self.count_loss(&part);
+        if is_mended_by_new_link(lost) && times < STRIKES {
+            self.hasty.insert(part.clone());
+        }
+        self.parts.insert(part, lost.to_string());
+    }
+
+    /// Nothing was found where a connection had ended: the server is away as others are.
+    pub(super) fn end_haste(&mut self) {
+        self.hasty.clear();
+    }
+
+    /// The link goes on with all masters but these.
+    pub(super) fn keep_masters(&mut self, lost: &BTreeMap<HostPort, BTreeSet<u16>>) {
+        let is_lost = |part: &AwayPart| match part {
+            AwayPart::Master(at) => lost.contains_key(at),
+            AwayPart::Slot(_) => true,
+            // That is seen anew.
+            AwayPart::Uncovered => false,
+        };
+        self.parts.retain(|part, _| is_lost(part));
+        self.hasty.retain(is_lost);
     }
 
     /// How often that has happened of late.
@@ -156,13 +203,18 @@ impl AwayParts {
         self.parts.retain(|part, _| matches!(part, AwayPart::Slot(_)));
     }
 
-    /// Their names, and why.
+    /// Their names, and why; of a server that may be there nothing yet.
     pub(super) fn describe(&self) -> Vec<(String, String)> {
-        self.parts.iter().map(|(part, why)| (part.to_string(), why.clone())).collect()
+        let parts = self.parts.iter().filter(|(part, _)| !self.hasty.contains(part));
+        parts.map(|(part, why)| (part.to_string(), why.clone())).collect()
     }
 
     /// Whether the part is due for a check.
     pub(super) fn is_due(&self, part: &AwayPart) -> bool {
+        self.hasty.contains(part) || self.is_long_enough(part)
+    }
+
+    fn is_long_enough(&self, part: &AwayPart) -> bool {
         self.losses.get(part).is_none_or(|(times, last)| {
             let doublings = times.saturating_sub(1).min(MAX_DOUBLINGS);
             last.elapsed() >= LOOK_EVERY * 2_u32.pow(doublings)
@@ -174,7 +226,7 @@ impl AwayParts {
 /// lease or the scripts any more.
 fn is_mended_by_new_link(why: &LinkError) -> bool {
     match why {
-        LinkError::Lapsed => true,
+        LinkError::Lapsed | LinkError::Deaf => true,
         LinkError::Redis(error) => {
             let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
             error.kind() == no_script || (error.is_connection_dropped() && !error.is_timeout())
@@ -184,7 +236,7 @@ fn is_mended_by_new_link(why: &LinkError) -> bool {
 }
 
 /// A master that says so takes part again as soon as the others do.
-fn is_fault_of_all(why: &LinkError) -> bool {
+pub(super) fn is_fault_of_all(why: &LinkError) -> bool {
     let down = ErrorKind::Server(ServerErrorKind::ClusterDown);
     matches!(why, LinkError::Redis(error) if error.kind() == down)
 }
@@ -242,6 +294,23 @@ mod tests {
         assert!(!away.has_master(&at(1)), "a new link may do");
         away.note_lost_link(&ended(1));
         assert!(away.has_master(&at(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_whose_connection_ended_is_looked_at_at_once() {
+        let (mut away, part) = (AwayParts::default(), AwayPart::Master(at(1)));
+        for _ in 1..STRIKES {
+            away.note_lost_master(&at(1), &LinkError::Deaf);
+            assert!(away.is_due(&part) && away.describe().is_empty());
+        }
+        away.end_haste();
+        assert!(!away.is_due(&part) && away.describe().len() == 1, "it is not there");
+        away.keep_masters(&BTreeMap::new());
+        away.note_lost_master(&at(1), &LinkError::Deaf);
+        assert!(!away.is_due(&part) && away.describe().len() == 1, "it happens again and again");
+        away.keep_masters(&BTreeMap::new());
+        away.note_lost_master(&at(2), &LinkError::Silent);
+        assert!(!away.has_master(&at(1)) && !away.is_due(&AwayPart::Master(at(2))));
     }
 
     #[test]

@@ -1,19 +1,23 @@
-//! Checks, beside the link, whether parts of a Redis Cluster that are away work again. If one does, the link is made
-//! anew, which registers everything. Also serves what belongs to them without Redis meanwhile. Why a part is away is
-//! decided in `away.rs`.
+//! Checks, beside the link, whether parts of a Redis Cluster that are away work again. `parts.rs` goes on with a master
+//! that does; for a slot the link is made anew. Also serves what belongs to them without Redis meanwhile. Why a part
+//! is away is decided in `away.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::LinkError;
-use super::away::{AwayPart, AwayParts, LOOK_EVERY, MASTER_PATIENCE, SlotKeys, ask_master};
+use super::away::{
+    AwayPart, AwayParts, FoundMaster, FoundParts, LOOK_EVERY, MASTER_PATIENCE, SlotKeys, ask_master,
+};
 use super::connections::{RedisConnections, slots_of};
 use super::publish::publish_topic;
-use super::server::{ConnectionRole, at_address, connection_config};
+use super::pushes::PushQueue;
+use super::server::{ConnectionRole, RedisServer};
 use super::session::LinkWriter;
 use super::slots::{self, HostPort, SLOTS};
 use super::tls::RedisTls;
@@ -99,6 +103,8 @@ impl RedisConnections {
             dark: self.dark.iter().copied().filter(|slot| !self.away.has_slot(*slot)).collect(),
             stuck: stuck.collect(),
             keys: self.keys.clone(),
+            pushes: self.pushes.clone(),
+            woken: self.moves.borrow().woken.clone(),
         })
     }
 }
@@ -120,12 +126,23 @@ struct AwayLook {
     /// Slots that are being moved, each with a connection to its master and the keys to try.
     stuck: Vec<(u16, MultiplexedConnection, SlotKeys)>,
     keys: RedisKeys,
+    /// For new connections that listen.
+    pushes: PushQueue,
+    /// Is told that the look is over.
+    woken: Arc<Notify>,
 }
 
 impl AwayLook {
     /// Returns the parts that work again.
-    async fn find_back(mut self) -> Vec<AwayPart> {
-        let mut back = Vec::new();
+    async fn find_back(mut self) -> FoundParts {
+        let mut found = FoundParts::default();
+        self.find_slots(&mut found.slots).await;
+        self.find_masters(&mut found.masters).await;
+        self.woken.notify_one();
+        found
+    }
+
+    async fn find_slots(&mut self, back: &mut Vec<AwayPart>) {
         for (slot, mut connection, keys) in std::mem::take(&mut self.stuck) {
             let mut look = cmd("EXISTS");
             let look = look.arg(keys).query_async::<Value>(&mut connection);
@@ -138,8 +155,11 @@ impl AwayLook {
                 back.push(AwayPart::Slot(slot));
             }
         }
+    }
+
+    async fn find_masters(&mut self, back: &mut Vec<FoundMaster>) {
         let Ok(Ok(ranges)) = timeout(MASTER_PATIENCE, slots_of(&mut self.asked.1)).await else {
-            return back;
+            return;
         };
         let mut owners: BTreeMap<HostPort, BTreeSet<u16>> = BTreeMap::new();
         for (first, last, at) in slots::slot_ranges(&ranges, &self.asked.0) {
@@ -148,19 +168,22 @@ impl AwayLook {
                 owners.entry(at).or_default().extend(dark);
             }
         }
-        for (at, dark) in owners {
-            let part = AwayPart::Master(at.clone());
-            if self.up.contains(&at)
-                || (self.away.is_due(&part) && self.takes_writes(at, &dark).await)
+        for (at, slots) in owners {
+            if self.up.contains(&at) {
+                back.push(FoundMaster { at, slots, server: None });
+            } else if self.away.is_due(&AwayPart::Master(at.clone()))
+                && let Some(server) = self.connect(at.clone(), &slots).await
             {
-                back.push(part);
+                back.push(FoundMaster { at, slots, server: Some(server) });
             }
         }
-        back
     }
 
-    /// Whether a master can be connected to, and accepts a write in its slots.
-    async fn takes_writes(&self, at: HostPort, dark: &BTreeSet<u16>) -> bool {
+    /// A connection to a master, if one can be made and it accepts a write in its slots.
+    async fn connect(&self, at: HostPort, dark: &BTreeSet<u16>) -> Option<RedisServer> {
+        let login = (&self.login, &*self.tls);
+        let server = RedisServer::connect(login, at.clone(), &self.pushes);
+        let server = timeout(MASTER_PATIENCE, server).await.ok()?.ok()?;
         let is_its = |tag: &u16| dark.contains(&slots::of_name(tag.to_string().as_bytes()));
         let word = match (0..SLOTS).find(is_its) {
             Some(tag) => {
@@ -170,13 +193,9 @@ impl AwayLook {
             }
             None => cmd("PING"),
         };
-        let asked = async {
-            let client = self.tls.client(at_address(&self.login, &at))?;
-            let config = connection_config();
-            let connecting = client.get_multiplexed_async_connection_with_config(&config);
-            word.query_async::<Value>(&mut connecting.await?).await
-        };
-        ask_master(at.clone(), asked).await.is_ok()
+        let mut commands = server.connection_for(ConnectionRole::Commands);
+        ask_master(at, word.query_async::<Value>(&mut commands)).await.ok()?;
+        Some(server)
     }
 }
 
@@ -205,7 +224,7 @@ impl LinkWriter<'_> {
             }
     }
 
-    /// Looks whether something that is away can be worked with again; then the link is to be made anew.
+    /// Looks whether something that is away can be worked with again, and goes on with it.
     pub(super) async fn look_for_away(&mut self) -> Result<(), LinkError> {
         if !self.servers.is_partial() {
             return Ok(());
@@ -217,9 +236,15 @@ impl LinkWriter<'_> {
             Some(looking) if !looking.is_finished() => self.link.looking = Some(looking),
             Some(looking) => {
                 // A check that panicked found nothing that is back; the next one starts in a second.
-                let back = looking.await.unwrap_or_default();
-                if !back.is_empty() {
-                    return Err(LinkError::Back(back));
+                let found = looking.await.unwrap_or_default();
+                if !found.slots.is_empty() {
+                    return Err(LinkError::Back(found.slots));
+                }
+                if found.masters.is_empty() {
+                    self.servers.away.end_haste();
+                    self.report_away();
+                } else {
+                    self.go_on_with(found.masters).await?;
                 }
             }
             None if self.link.looked_away.elapsed() >= LOOK_EVERY => {

@@ -172,7 +172,7 @@ impl LinkWriter<'_> {
             self.link.changed.extend(counted.map(|topic| (topic, false)));
             self.link.connections.extend(apps.iter().cloned());
             self.report_counts().await?;
-            self.resend_holds().await?;
+            self.resend_holds(is_of).await?;
             // Offices go over too, before others find that the old leases hold no more.
             self.sync_webhook_logs().await?;
         }

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::{Client, Cmd, Pipeline, PushInfo, PushKind, Value, cmd};
-use tokio::sync::mpsc;
+use redis::{Client, Cmd, Pipeline, PushKind, Value, cmd};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::LinkError;
@@ -19,7 +18,7 @@ use super::address::{self, RedisAddress};
 use super::away::{AwayPart, AwayParts, MASTER_PATIENCE, ask_master};
 use super::batch;
 use super::leases::Lease;
-use super::pushes::{PushStream, SlotMoves};
+use super::pushes::{PushQueue, PushStream, SlotMoves};
 use super::server::{ConnectionRole, LeasedCommand, RedisServer, at_address};
 use super::slots::{self, HostPort, Redirect, SLOTS};
 use super::tls::RedisTls;
@@ -50,7 +49,7 @@ pub(super) struct RedisConnections {
     /// The place in `servers` of each slot's; empty where one server has everything.
     pub(super) slots: Vec<u16>,
     /// All connections that listen write to one queue, so that what comes is in one order.
-    pushes: mpsc::UnboundedSender<PushInfo>,
+    pub(super) pushes: PushQueue,
     /// Shared with the half that reads.
     pub(super) moves: Rc<RefCell<SlotMoves>>,
     pub(super) keys: RedisKeys,
@@ -60,6 +59,8 @@ pub(super) struct RedisConnections {
     pub(super) away: AwayParts,
     /// Slots for which no server could be asked over this link.
     pub(super) dark: BTreeSet<u16>,
+    /// The slots that masters had which are lost.
+    pub(super) lost: BTreeMap<HostPort, BTreeSet<u16>>,
     /// Every lease under which something may be held still: those of before, and those that were registered over this
     /// link or may have been.
     pub(super) leases: Vec<Lease>,
@@ -87,15 +88,27 @@ impl RedisConnections {
         address.pass_over(&mut away);
         // Of Sentinels the master, of a Redis Cluster any that answers.
         let login = address.pick_server().await?;
-        let (pushes, incoming) = mpsc::unbounded_channel();
+        let (pushes, incoming) = PushQueue::open();
         let moves = Rc::new(RefCell::new(SlotMoves::default()));
         let heard = PushStream::new(incoming, moves.clone());
         let at = address::host_port(&login);
-        let first = RedisServer::connect((&login, address.tls()), at, pushes.clone()).await?;
-        let (servers, slots, leases, dark) = Default::default();
+        let first = RedisServer::connect((&login, address.tls()), at, &pushes).await?;
+        let (servers, slots, leases, dark, lost) = Default::default();
         let tls = address.tls().clone();
-        let mut all =
-            Self { login, tls, servers, slots, pushes, moves, keys, node, away, dark, leases };
+        let mut all = Self {
+            login,
+            tls,
+            servers,
+            slots,
+            pushes,
+            moves,
+            keys,
+            node,
+            away,
+            dark,
+            lost,
+            leases,
+        };
         if address.is_cluster(&mut first.connection_for(ConnectionRole::Commands)).await? {
             all.connect_to_all(first).await?;
             address.learn_servers(
@@ -118,7 +131,6 @@ impl RedisConnections {
         let connecting =
             others.map(|at| async { (at.clone(), self.connect_in_time(at.clone()).await) });
         let connected = join_all(connecting).await;
-        // It stays although it may have no slot, since its end would be taken for that of the link.
         self.servers.push(first);
         for (at, server) in connected {
             match server {
@@ -127,9 +139,17 @@ impl RedisConnections {
             }
         }
         self.slots = vec![u16::MAX; usize::from(SLOTS)];
+        for (first, last, at) in &ranges {
+            if self.away.has_master(at) {
+                self.lost.entry(at.clone()).or_default().extend(*first..=*last);
+            }
+        }
         self.assign_all(ranges).await;
         // Nothing is subscribed to yet, and so nothing has moved.
-        self.moves.borrow_mut().moved.clear();
+        let mut moves = self.moves.borrow_mut();
+        moves.moved.clear();
+        moves.has_parts = true;
+        drop(moves);
         self.note_dark();
         if self.dark.len() == self.slots.len() { Err(LinkError::Uncovered) } else { Ok(()) }
     }
@@ -139,7 +159,7 @@ impl RedisConnections {
     /// The server refuses, or does not answer in time.
     async fn connect_in_time(&self, at: HostPort) -> Result<RedisServer, LinkError> {
         let login = (&self.login, &*self.tls);
-        timeout(MASTER_PATIENCE, RedisServer::connect(login, at, self.pushes.clone())).await?
+        timeout(MASTER_PATIENCE, RedisServer::connect(login, at, &self.pushes)).await?
     }
 
     /// Assigns slots to servers. Unreachable servers are left out; commands for their slots then fail as away.
@@ -167,17 +187,33 @@ impl RedisConnections {
     async fn place_of(&mut self, at: HostPort) -> Result<u16, LinkError> {
         let known = self.servers.iter().position(|server| server.at == at);
         let place = match known {
-            Some(place) => place,
-            None if self.away.has_master(&at) => {
+            Some(place) if self.servers.get(place).is_some_and(|server| !server.lost) => place,
+            _ if self.away.has_master(&at) => {
                 return Err(LinkError::OfMaster(at, Box::new(LinkError::Uncovered)));
             }
-            None => {
+            _ => {
                 let server = self.connect_in_time(at.clone()).await;
-                self.servers.push(server.map_err(|lost| LinkError::OfMaster(at, Box::new(lost)))?);
-                self.servers.len() - 1
+                self.put_server(server.map_err(|lost| LinkError::OfMaster(at, Box::new(lost)))?)
             }
         };
         u16::try_from(place).map_err(|_| LinkError::Uncovered)
+    }
+
+    /// The place of a server that was connected to, which is that of a lost one at its address.
+    pub(super) fn put_server(&mut self, server: RedisServer) -> usize {
+        let known = self.servers.iter().position(|other| other.at == server.at);
+        match known.and_then(|place| Some((place, self.servers.get_mut(place)?))) {
+            Some((place, other)) => {
+                // What comes in on the connection that is replaced counts no more.
+                self.moves.borrow_mut().passed_over.insert(other.number);
+                *other = server;
+                place
+            }
+            None => {
+                self.servers.push(server);
+                self.servers.len() - 1
+            }
+        }
     }
 
     /// The number of the database that they are logged in to.
@@ -258,7 +294,8 @@ impl RedisConnections {
     /// Answers and pushes share a connection; after a mix-up each connection is asked for a word of its own until it
     /// comes back.
     pub(super) async fn verify_listeners(&self) -> Result<(), LinkError> {
-        let questions = self.servers.iter().map(|server| {
+        let there = self.servers.iter().filter(|server| !server.lost);
+        let questions = there.map(|server| {
             let mut connection = server.connection_for(ConnectionRole::Listening);
             let at = server.at.clone();
             async move {
@@ -362,7 +399,7 @@ impl RedisConnections {
         if let Some(server) = moved.and_then(|server| self.servers.get(usize::from(server))) {
             // Where one slot has moved, others have.
             let asked = server.at.0.clone();
-            let slots = slots_of(&mut server.connection_for(ConnectionRole::Commands)).await?;
+            let slots = slots_by(server).await?;
             self.assign_all(slots::slot_ranges(&slots, &asked)).await;
         }
         let behind =
@@ -428,6 +465,12 @@ impl RedisConnections {
 /// Asks a server which master has which slots.
 pub(super) async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, LinkError> {
     Ok(cmd("CLUSTER").arg("SLOTS").query_async(commands).await?)
+}
+
+/// The same of a server of the link, which is to blame where it does not answer.
+pub(super) async fn slots_by(server: &RedisServer) -> Result<Value, LinkError> {
+    let slots = slots_of(&mut server.connection_for(ConnectionRole::Commands)).await;
+    slots.map_err(|lost| LinkError::OfMaster(server.at.clone(), Box::new(lost)))
 }
 
 /// A command with a topic as its only argument.

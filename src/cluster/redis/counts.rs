@@ -30,30 +30,50 @@ impl LinkWriter<'_> {
             // A channel must be occupied in the log before its count is.
             self.write_logs().await?;
         }
-        let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
         if !self.link.changed.is_empty() {
             // Not if nothing was due: the first change after a pause is sent at once.
             self.link.counted.note_now();
         }
-        for (topic, tell) in std::mem::take(&mut self.link.changed) {
+        let changed = std::mem::take(&mut self.link.changed);
+        let connections = std::mem::take(&mut self.link.connections);
+        let told = self.count_changed(&changed, &connections).await;
+        if told.is_err() {
+            // Where a master is lost meanwhile, the others are told again.
+            for (topic, tell) in changed {
+                self.topics.count_anew(&topic);
+                *self.link.changed.entry(topic).or_default() |= tell;
+            }
+            self.link.connections.extend(connections);
+        }
+        told
+    }
+
+    async fn count_changed(
+        &mut self,
+        changed: &HashMap<Topic, bool>,
+        connections: &HashSet<AppId>,
+    ) -> Result<(), LinkError> {
+        let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
+        for (topic, tell) in changed {
             let is_away = self.is_app_away(&topic.app);
             // A count that could not be announced stays noted.
-            let counted = if is_away { None } else { Some(self.topics.count_here(&topic)) };
-            if self.topics.is_idle(&topic) {
+            let counted = if is_away { None } else { Some(self.topics.count_here(topic)) };
+            if self.topics.is_idle(topic) {
                 self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
             }
             let Some((count, wish)) = counted.filter(|_| topic.channel.online_user().is_none())
             else {
                 continue;
             };
-            let untold = self.kept.untold.contains(&topic);
-            let wish = if untold { CountInterest::Now } else { wish.or_clients(tell) };
-            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, wish));
+            let untold = self.kept.untold.contains(topic);
+            let wish = if untold { CountInterest::Now } else { wish.or_clients(*tell) };
+            let counts = by_app.entry(topic.app.clone()).or_default();
+            counts.push((Some(topic.channel.clone()), count, wish));
         }
-        for app in std::mem::take(&mut self.link.connections) {
+        for app in connections {
             // An app whose last connection has closed has no entry any more: its count is 0.
-            let count = self.kept.connections.get(&app).copied().unwrap_or_default();
-            by_app.entry(app).or_default().push((None, count, CountInterest::No));
+            let count = self.kept.connections.get(app).copied().unwrap_or_default();
+            by_app.entry(app.clone()).or_default().push((None, count, CountInterest::No));
         }
         let mut batch = CommandBatch::new();
         for (app, mut counts) in by_app {

@@ -195,6 +195,30 @@ impl Deduplicator {
         }
     }
 
+    /// The same of a part whose server said that the lease had lapsed, and which this node has heard until now.
+    pub(super) fn begin_catch_up_after_lapse(
+        &mut self,
+        is_its: impl Fn(&str) -> bool,
+        recent: Duration,
+    ) {
+        let last = Instant::now() + RETURNED_WITHIN;
+        let is_recent = self.word.elapsed() < recent;
+        for (_, senders) in self.topics.iter_mut().filter(|(name, _)| is_recent && is_its(name)) {
+            senders.offline_since.get_or_insert(last);
+        }
+    }
+
+    /// A part of what there is of Redis is lost, or there again: its topics have to catch up.
+    pub(super) fn begin_catch_up_of(&mut self, is_its: impl Fn(&str) -> bool) {
+        // What came back to this node last did so from some server. Until then what its others said had come, too, as
+        // far as that was ever known.
+        let last = self.word;
+        for (_, senders) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
+            senders.waiting = Some(VecDeque::new());
+            senders.offline_since.get_or_insert(last);
+        }
+    }
+
     /// Another server has taken over, in whose logs events that were published again may stand before the last place that
     /// was read of the old one. So logs are read from further back; known events are recognised.
     pub(super) fn step_back(&mut self, is_its: impl Fn(&str) -> bool) {

@@ -21,7 +21,6 @@ use crate::cluster::envelope::EnvelopeBody;
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest};
 use crate::cluster::reply;
 use crate::cluster::scripts::leases::{FenceReply, fence_lease, renew_lease};
-use crate::cluster::topics::TopicEntry;
 use crate::cluster::webhook_log::LogBatch;
 use crate::protocol::member::Member;
 
@@ -30,7 +29,7 @@ use crate::protocol::member::Member;
 pub(super) const RENEWALS_PER_LEASE: u32 = 6;
 
 /// How long nodes may take to come back once Redis does.
-const RECONNECT_TIME: Duration = MAX_RECONNECT_PAUSE.saturating_add(PATIENCE);
+pub(super) const RECONNECT_TIME: Duration = MAX_RECONNECT_PAUSE.saturating_add(PATIENCE);
 
 /// How soon a node that finds Redis empty has tried its link and registered, after the first that did.
 const RETURN: Duration = MAX_RECONNECT_PAUSE.saturating_add(RESTORED_EVERY);
@@ -74,14 +73,7 @@ impl LinkWriter<'_> {
                     self.link.changed.insert(topic.clone(), false);
                     continue;
                 }
-                // Somebody was let in before it was known that the link is down.
-                let since = self.topics.read_topic(topic, TopicEntry::since_subscribed).flatten();
-                if let Some(since) = since {
-                    let name = self.keys.topic_name(topic);
-                    let mut dedup = self.dedup.borrow_mut();
-                    dedup.begin_at(&name, since);
-                    dedup.cut_one(&name);
-                }
+                self.begin_if_let_in(topic);
                 self.reregister_topic(topic);
             }
             self.send_batch().await?;
@@ -99,7 +91,7 @@ impl LinkWriter<'_> {
         self.status.up.store(true, Ordering::Relaxed);
         self.send_batch().await?;
         // Before what the old leases hold comes to an end.
-        self.resend_holds().await?;
+        self.resend_holds(|_| true).await?;
         // Offices go over to the new leases before the old ones are forgotten.
         self.sync_webhook_logs().await?;
         self.link.whole = true;
@@ -127,23 +119,30 @@ impl LinkWriter<'_> {
         // Of one that is away it is seen later what it has become.
         known.retain(|at, _| self.kept.away.has_master(at));
         known.extend(runs);
-        if !new.is_empty() {
-            let (servers, keys) = (&self.servers, self.keys);
-            let is_its = |name: &str| servers.is_kept_by(name, &new);
-            self.dedup.borrow_mut().step_back(is_its);
-            let is_apps = |app: &_| is_its(&keys.app_key(app, 't'));
-            let (lost, counted) = self.kept.webhook_log.requeue_recent(is_apps);
-            self.kept.untold.extend(counted);
-            let bytes = self.kept.republish_recent(|pending| is_its(&pending.topic_name(keys)));
-            // Counted again before they are sent: they were subtracted when Redis confirmed them.
-            self.status.queued.fetch_add(bytes, Ordering::Relaxed);
-            for app in lost {
-                self.send_event(LinkEvent::WebhookLog(LogBatch::Lost(app))).await?;
-            }
-        }
+        self.say_again_to(&new).await?;
         let bounds = (self.status, self.max_queued);
         self.kept.strand_away(&self.servers, self.keys, bounds);
         Ok(!new.is_empty())
+    }
+
+    /// These servers may have lost what was said last.
+    pub(super) async fn say_again_to(&mut self, new: &[HostPort]) -> Result<(), LinkError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (servers, keys) = (&self.servers, self.keys);
+        let is_its = |name: &str| servers.is_kept_by(name, new);
+        self.dedup.borrow_mut().step_back(is_its);
+        let is_apps = |app: &_| is_its(&keys.app_key(app, 't'));
+        let (lost, counted) = self.kept.webhook_log.requeue_recent(is_apps);
+        self.kept.untold.extend(counted);
+        let bytes = self.kept.republish_recent(|pending| is_its(&pending.topic_name(keys)));
+        // Counted again before they are sent: they were subtracted when Redis confirmed them.
+        self.status.queued.fetch_add(bytes, Ordering::Relaxed);
+        for app in lost {
+            self.send_event(LinkEvent::WebhookLog(LogBatch::Lost(app))).await?;
+        }
+        Ok(())
     }
 
     /// Gives the orders that say again what this node holds of a topic.
@@ -168,7 +167,12 @@ impl LinkWriter<'_> {
 
     /// A Redis that has lost its data since it was last seen has lost what others hold too; they are about
     /// to say it again.
-    fn note_epoch(&mut self, tag: u16, fence: &FenceReply, (known, restarted): (bool, bool)) {
+    pub(super) fn note_epoch(
+        &mut self,
+        tag: u16,
+        fence: &FenceReply,
+        (known, restarted): (bool, bool),
+    ) {
         let before = self.kept.epochs.insert(tag, fence.epoch);
         if known && before != Some(fence.epoch) {
             let since = Duration::from_micros(fence.now.saturating_sub(fence.epoch));

@@ -21,6 +21,7 @@ mod offline;
 mod opening;
 mod outages;
 mod parked;
+mod parts;
 mod publish;
 mod pushes;
 mod query;
@@ -58,6 +59,7 @@ use super::topics::Topics;
 use super::webhook_log::WebhookLog;
 use crate::app::{AppId, Apps};
 use crate::console::{Console, Kind};
+use crate::metrics::HeldByApp;
 use address::RedisAddress;
 use away::{AwayPart, AwayParts};
 use cache_budget::CacheBudget;
@@ -222,6 +224,8 @@ struct LinkState {
     /// Publishes for parts of a Redis Cluster that are away.
     stranded: VecDeque<PendingPublish>,
     away: AwayParts,
+    /// The parts that the log last named as away.
+    told_away: Vec<String>,
     /// States of resumable clients that Redis does not have yet.
     parked: ParkedClients,
     /// Channels whose counts have changed but could not be announced.
@@ -253,6 +257,42 @@ struct LinkState {
     reaps: Instant,
 }
 
+impl LinkState {
+    /// Of a node that has had no link yet.
+    fn of_node(node: u64, held: Arc<HeldByApp>) -> Self {
+        let (publishes, urgent, stranded, flying, parked) = Default::default();
+        let (away, told_away, untold, recent, runs) = Default::default();
+        let (log_budget, cache_budget, connections) = Default::default();
+        let (leases, cleared, peers, epochs) = Default::default();
+        let (stopping, serial, reaps) = (false, 0, Instant::now());
+        let webhook_log = WebhookLog::new(held);
+        Self {
+            node,
+            stopping,
+            serial,
+            publishes,
+            urgent,
+            stranded,
+            away,
+            told_away,
+            parked,
+            untold,
+            recent,
+            runs,
+            flying,
+            log_budget,
+            cache_budget,
+            connections,
+            leases,
+            cleared,
+            peers,
+            epochs,
+            webhook_log,
+            reaps,
+        }
+    }
+}
+
 /// The far end of a link, over Redis.
 #[derive(Debug)]
 pub struct RedisDriver {
@@ -267,8 +307,6 @@ pub struct RedisDriver {
     driver: LinkDriver,
     kept: LinkState,
     dedup: RefCell<Deduplicator>,
-    /// The parts that the log last named as away.
-    told_away: Vec<String>,
 }
 
 impl RedisDriver {
@@ -282,35 +320,12 @@ impl RedisDriver {
     ) -> Result<Self, redis::RedisError> {
         let address = RedisAddress::parse(&settings.urls, &settings.tls)?;
         let keys = RedisKeys::new(&settings.prefix);
-        let kept = LinkState {
-            node,
-            stopping: false,
-            serial: 0,
-            publishes: VecDeque::new(),
-            urgent: Vec::new(),
-            stranded: VecDeque::new(),
-            away: AwayParts::default(),
-            parked: ParkedClients::default(),
-            untold: HashSet::new(),
-            recent: RecentPublishes::default(),
-            runs: BTreeMap::new(),
-            flying: VecDeque::new(),
-            log_budget: LogBudget::default(),
-            cache_budget: CacheBudget::default(),
-            connections: HashMap::new(),
-            leases: Vec::new(),
-            cleared: VecDeque::new(),
-            peers: Peers::default(),
-            epochs: HashMap::new(),
-            webhook_log: WebhookLog::new(topics.held.clone()),
-            reaps: Instant::now(),
-        };
+        let kept = LinkState::of_node(node, topics.held.clone());
         let mut dedup = Deduplicator::new(node);
         dedup.open_topic(&keys.all_nodes_topic(), driver.status.clock.now());
         let dedup = RefCell::new(dedup);
         let seals = EnvelopeSeals::new(apps);
-        let told_away = Vec::new();
-        Ok(Self { settings, address, keys, topics, seals, driver, kept, dedup, told_away })
+        Ok(Self { settings, address, keys, topics, seals, driver, kept, dedup })
     }
 
     /// Keeps the link up until it is told to stop.
@@ -405,7 +420,7 @@ impl RedisDriver {
         };
         let node = self.kept.node;
         self.kept.away = servers.away.clone();
-        self.report_away();
+        self.kept.report_away(&self.settings.console, &self.driver.status);
         self.seals.set_database(servers.database());
         servers.leases = self.kept.leases.clone();
         self.dedup.get_mut().begin_catch_up();
@@ -451,30 +466,12 @@ impl RedisDriver {
         lost
     }
 
-    /// Logs the parts that the link was made without, once, however often it is made.
-    fn report_away(&mut self) {
-        let away = self.kept.away.describe();
-        let names = away.iter().map(|(part, _)| part.clone()).collect();
-        let before = std::mem::replace(&mut self.told_away, names);
-        for (part, why) in away.iter().filter(|(part, _)| !before.contains(part)) {
-            warn!(%part, "a part of the Redis Cluster is away, the link is made to the rest: {why}");
-            let why = format!("{part} is away: {why}");
-            self.settings.console.send(Kind::Redis, |fact| fact.why(why));
-        }
-        self.driver.status.away.store(Arc::new(self.told_away.clone()));
-    }
-
     async fn connect_link(&mut self) -> Result<(RedisConnections, PushStream, String), LinkError> {
         let (keys, node) = (self.keys.clone(), self.kept.node);
         let away = self.kept.away.clone();
         let (mut servers, heard) =
             RedisConnections::connect_all(&mut self.address, (keys, node), away).await?;
-        let probe = loop {
-            let name = self.keys.probe_topic(&format!("{:016x}", random_number()));
-            if !servers.is_away(&name) {
-                break name;
-            }
-        };
+        let probe = parts::new_probe(&servers);
         let own = self.keys.node_topic(node);
         servers.subscribe_topics(&[self.keys.all_nodes_topic(), probe.clone(), own]).await?;
         info!(redis = %self.address, "the link to Redis is made");

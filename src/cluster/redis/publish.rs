@@ -354,7 +354,7 @@ impl LinkWriter<'_> {
     /// wait on, but for those that did arrive.
     pub(super) async fn recover_unacked(&mut self) {
         self.kept.leases = std::mem::take(&mut self.servers.leases);
-        self.kept.gather_stranded(self.status);
+        self.kept.gather_stranded(self.status, |_| true);
         self.kept.recent.note_link_lost();
         self.kept.webhook_log.note_loss();
         for answer in std::mem::take(&mut self.link.alone) {
@@ -369,9 +369,20 @@ impl LinkWriter<'_> {
                     .await;
             }
         }
+        self.link.questions.clear();
         for replay in std::mem::take(&mut self.link.replays) {
             let _ = self.events.send(clients::unknown(replay)).await;
         }
+        for alone in self.recover_publishes(|_| true) {
+            let _ = self.events.send(alone).await;
+        }
+    }
+
+    /// The same with publishes whose owner is lost. Returns what subscribers here are to get now.
+    pub(super) fn recover_publishes(
+        &mut self,
+        is_its: impl Fn(&PendingPublish) -> bool,
+    ) -> Vec<LinkEvent> {
         let (keys, queued) = (self.keys, &self.status.queued);
         let came = |pending: &PendingPublish| {
             self.dedup.borrow().has_own(&pending.topic_name(keys), pending.serial)
@@ -379,7 +390,7 @@ impl LinkWriter<'_> {
         let (now, recent) = (self.status.clock.now(), &mut self.kept.recent);
         self.kept.publishes.retain(|pending| {
             // One that is said again came before it was lost.
-            let waits = pending.taken > 0 || !came(pending);
+            let waits = !is_its(pending) || pending.taken > 0 || !came(pending);
             if !waits {
                 // Not everybody need have heard it who is to, and Redis may lose it as what it has answered.
                 recent.note_taken(pending, now);
@@ -391,15 +402,21 @@ impl LinkWriter<'_> {
         self.kept.log_budget = LogBudget::default();
         // Those that Redis took will not come back either, and are not sent again.
         let flying = std::mem::take(&mut self.kept.flying);
-        let flying = flying.iter().filter(|pending| !came(pending));
-        let pending = self.kept.publishes.iter().filter(|pending| !pending.delivered);
-        for pending in flying.chain(pending) {
+        let (lost, others): (Vec<_>, Vec<_>) = flying.into_iter().partition(&is_its);
+        self.kept.flying = others.into();
+        let lost = lost.iter().filter(|pending| !came(pending));
+        let pending = self.kept.publishes.iter();
+        let pending = pending.filter(|pending| is_its(pending) && !pending.delivered);
+        let mut local = Vec::new();
+        for pending in lost.chain(pending) {
             if let Some((topic, alone)) = pending.offline_fallback() {
                 self.note_local_delivery(topic, pending.serial);
-                let _ = self.events.send(LinkEvent::Alone(alone)).await;
+                local.push(LinkEvent::Alone(alone));
             }
         }
-        self.kept.publishes.iter_mut().for_each(|pending| pending.delivered = true);
+        let its = self.kept.publishes.iter_mut().filter(|pending| is_its(pending));
+        its.for_each(|pending| pending.delivered = true);
+        local
     }
 
     /// Subscribers here have an event that will not come back.

@@ -8,7 +8,7 @@ use redis::{RedisError, Value};
 use tokio::time::timeout;
 
 use super::away::ask_master;
-use super::connections::{RedisConnections, slots_of};
+use super::connections::{RedisConnections, slots_by};
 use super::leases::Lease;
 use super::server::RedisServer;
 use super::slots::{self, HostPort, SLOTS};
@@ -47,13 +47,19 @@ impl RedisConnections {
             if self.is_cluster() && !self.slots.contains(&(place as u16)) {
                 continue;
             }
-            let (mut info, mut commands) = (redis::cmd("INFO"), server.commands.clone());
-            let asked = info.arg("server").query_async(&mut commands);
-            let info: String = self.ask(server, asked).await?;
-            let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-            runs.extend(run.map(|run| (server.at.clone(), run.trim_end().to_owned())));
+            let run = self.run_id(server).await?;
+            runs.extend(run.map(|run| (server.at.clone(), run)));
         }
         Ok(runs)
+    }
+
+    /// The run id of one.
+    pub(super) async fn run_id(&self, server: &RedisServer) -> Result<Option<String>, LinkError> {
+        let (mut info, mut commands) = (redis::cmd("INFO"), server.commands.clone());
+        let asked = info.arg("server").query_async(&mut commands);
+        let info: String = self.ask(server, asked).await?;
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        Ok(run.map(|run| run.trim_end().to_owned()))
     }
 
     /// Asks a server. If it is one of several, a failure does not concern the others.
@@ -91,8 +97,7 @@ impl RedisConnections {
     /// old lease is registered again for the moved slots.
     pub(super) async fn move_lease(&mut self, place: u16) -> Result<(), LinkError> {
         let Some(server) = self.server_at(place) else { return Err(LinkError::Uncovered) };
-        let ranges =
-            slots::slot_ranges(&slots_of(&mut server.commands.clone()).await?, server.host());
+        let ranges = slots::slot_ranges(&slots_by(server).await?, server.host());
         self.assign_all(ranges).await;
         self.renew_moved_leases().await?;
         // While its slot is on the move the server has it in name only.

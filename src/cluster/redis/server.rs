@@ -3,12 +3,11 @@
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo,
-    Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, Value,
 };
-use tokio::sync::mpsc;
 
 use super::leases::Lease;
+use super::pushes::PushQueue;
 use super::slots::{self, HostPort};
 use super::tls::RedisTls;
 use super::{LinkError, PATIENCE};
@@ -23,6 +22,10 @@ pub(super) struct RedisServer {
     pub(super) commands: MultiplexedConnection,
     /// For subscriptions alone: what Redis pushes must not wait behind answers.
     pub(super) listening: MultiplexedConnection,
+    /// The number of that connection.
+    pub(super) number: u64,
+    /// The link goes on without it.
+    pub(super) lost: bool,
     /// Under which this node writes there.
     pub(super) lease: Option<Lease>,
 }
@@ -80,7 +83,7 @@ impl RedisServer {
     pub(super) async fn connect(
         (login, tls): (&Client, &RedisTls),
         at: HostPort,
-        pushes: mpsc::UnboundedSender<PushInfo>,
+        pushes: &PushQueue,
     ) -> Result<Self, LinkError> {
         let info = at_address(login, &at);
         let mut commands = tls
@@ -100,13 +103,14 @@ impl RedisServer {
         }
         // Pushes need RESP3.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let (number, pushes) = pushes.for_connection();
         let listening = tls
             .client(info.set_redis_settings(settings))?
             .get_multiplexed_async_connection_with_config(
                 &connection_config().set_push_sender(pushes),
             )
             .await?;
-        Ok(Self { at, commands, listening, lease: None })
+        Ok(Self { at, commands, listening, number, lost: false, lease: None })
     }
 
     pub(super) fn host(&self) -> &str {

@@ -8,15 +8,15 @@ use std::time::Duration;
 use redis::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
-use super::away::AwayPart;
+use super::away::FoundParts;
 use super::batch::CommandBatch;
 use super::connections::RedisConnections;
 use super::dedup::Deduplicator;
 use super::opening::{TopicOpening, open_cached};
 use super::trust::EnvelopeTrust;
-use super::{LinkError, LinkSettings, LinkState, PATIENCE};
+use super::{LinkError, LinkSettings, LinkState};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::clients::Replay;
@@ -43,10 +43,6 @@ pub(super) const MAX_REQUESTS: usize = 1024;
 /// The shortest interval between announcements of counts; the first after a pause is sent at once. Subscribers get
 /// the current number, not each change.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
-
-/// How long a topic without subscribers stays open, since clients often return. Closing and reopening would cost
-/// two round trips and a read of the log.
-const IDLE_TOPIC_LINGER: Duration = Duration::from_secs(1);
 
 /// A channel, or an app's connections, with how many there are here and who wants to know of all.
 pub(super) type CountUpdate = (Option<ChannelName>, usize, CountInterest);
@@ -82,11 +78,17 @@ pub(super) struct LinkWriter<'a> {
     pub(super) dedup: &'a RefCell<Deduplicator>,
 }
 
+/// A question, and who asks it.
+type WaitingQuestion = (LinkQuery, tokio::sync::oneshot::Sender<LinkReply>);
+
 /// State of one link.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct WriterState {
-    /// Orders that are being carried out.
+    /// Orders that are being carried out. Where a master of a Redis Cluster is lost meanwhile, those of the others are
+    /// carried out again, which changes nothing.
     pub(super) batch: Vec<LinkRequest>,
+    /// Questions that are not answered yet.
+    pub(super) questions: VecDeque<WaitingQuestion>,
     /// Topics to be counted, and whether subscribers want to know; and when some were last.
     pub(super) changed: HashMap<Topic, bool>,
     /// When counts were last sent.
@@ -106,7 +108,7 @@ pub(super) struct WriterState {
     /// Results of requests whose owner is away, to be handed out.
     pub(super) alone: Vec<LinkEvent>,
     /// Looks at what is away.
-    pub(super) looking: Option<JoinHandle<Vec<AwayPart>>>,
+    pub(super) looking: Option<JoinHandle<FoundParts>>,
     /// When parts that are away were last checked.
     pub(super) looked_away: LastRun,
     /// Lapsed leases are being cleared.
@@ -199,39 +201,57 @@ impl LinkWriter<'_> {
         let mut counts = interval(COUNT_EVERY);
         counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Before any order: a node that slept may have to learn first that its leases have lapsed.
-            self.renew_if_due().await?;
-            let beat = self.link.beat;
-            let mut batch = std::mem::take(&mut self.link.batch);
-            tokio::select! {
-                count = self.requests.recv_many(&mut batch, MAX_REQUESTS) => {
-                    self.link.batch = batch;
-                    if count == 0 {
-                        return self.give_up_leases().await;
-                    }
-                    self.send_batch().await?;
-                    if self.kept.stopping {
-                        return self.give_up_leases().await;
-                    }
-                    if !self.link.changed.is_empty() && self.link.counted.elapsed() >= COUNT_EVERY {
-                        // Counts that are only announced periodically are sent at once.
-                        self.report_counts().await?;
-                    }
-                }
-                _ = counts.tick() => {
-                    self.report_counts().await?;
-                    self.look_for_unsealed().await?;
-                    self.look_at_newcomers().await?;
-                    self.sync_webhook_logs().await?;
-                    self.close_idle().await?;
-                    self.count_logs().await?;
-                    self.resubscribe_moved_slots().await?;
-                    self.look_whether_restored().await?;
-                    self.look_for_away().await?;
-                }
-                () = sleep_until(beat.unwrap_or_else(Instant::now)) => {}
+            match self.take_turn(&mut counts).await {
+                Ok(true) => {}
+                Ok(false) => return self.give_up_leases().await,
+                Err(lost) => self.go_on_after(lost).await?,
             }
         }
+    }
+
+    /// Waits for something to do, and does it. Returns whether the node goes on.
+    async fn take_turn(&mut self, counts: &mut Interval) -> Result<bool, LinkError> {
+        // Before any order: a node that slept may have to learn first that its leases have lapsed.
+        self.renew_if_due().await?;
+        self.look_at_ended()?;
+        if self.has_left_over() {
+            self.send_batch().await?;
+        }
+        if self.link.looking.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.look_for_away().await?;
+        }
+        let (beat, woken) = (self.link.beat, self.servers.woken());
+        let mut batch = Vec::new();
+        tokio::select! {
+            count = self.requests.recv_many(&mut batch, MAX_REQUESTS) => {
+                self.link.batch.append(&mut batch);
+                if count == 0 {
+                    return Ok(false);
+                }
+                self.send_batch().await?;
+                if self.kept.stopping {
+                    return Ok(false);
+                }
+                if !self.link.changed.is_empty() && self.link.counted.elapsed() >= COUNT_EVERY {
+                    // Counts that are only announced periodically are sent at once.
+                    self.report_counts().await?;
+                }
+            }
+            _ = counts.tick() => {
+                self.report_counts().await?;
+                self.look_for_unsealed().await?;
+                self.look_at_newcomers().await?;
+                self.sync_webhook_logs().await?;
+                self.close_idle().await?;
+                self.count_logs().await?;
+                self.resubscribe_moved_slots().await?;
+                self.look_whether_restored().await?;
+                self.look_for_away().await?;
+            }
+            () = woken.notified() => {}
+            () = sleep_until(beat.unwrap_or_else(Instant::now)) => {}
+        }
+        Ok(!self.kept.stopping)
     }
 
     /// The time is this node's own: it only shows how long messages take.
@@ -261,7 +281,6 @@ impl LinkWriter<'_> {
     /// receive, and nothing twice.
     pub(super) async fn send_batch(&mut self) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
-        let mut questions = Vec::new();
         // Each goes to where it outlives the link before anything is waited for, since the link may be lost meanwhile.
         let requests = std::mem::take(&mut self.link.batch);
         let (mut opened, mut unsure) = (Vec::new(), Vec::new());
@@ -272,6 +291,7 @@ impl LinkWriter<'_> {
                 self.answer_alone(request);
                 continue;
             }
+            unsure.extend(self.repeatable(&request));
             match request {
                 LinkRequest::Open(topic) => opened.extend(self.wanted_topic(topic)),
                 LinkRequest::Join { topic, member, max, place } => {
@@ -279,7 +299,6 @@ impl LinkWriter<'_> {
                 }
                 LinkRequest::Leave { topic, user } => {
                     self.add_leave(&mut batch, &topic, &user);
-                    unsure.push(LinkRequest::Leave { topic, user });
                 }
                 LinkRequest::Changed { topic, tell } => {
                     *self.link.changed.entry(topic).or_default() |= tell;
@@ -293,7 +312,9 @@ impl LinkWriter<'_> {
                 LinkRequest::WebhookLog(request) => {
                     self.kept.queue_log_request(request, &self.status.figures);
                 }
-                LinkRequest::Ask(question, asker) => questions.push((question, asker)),
+                LinkRequest::Ask(question, asker) => {
+                    self.link.questions.push_back((question, asker));
+                }
                 LinkRequest::Park(parked) => self.kept.parked.put(parked),
                 LinkRequest::Replay(replay) => self.link.replays.push_back(replay),
                 LinkRequest::Sweep(app) => self.sweep(&mut batch, app),
@@ -312,15 +333,15 @@ impl LinkWriter<'_> {
         let parked = self.park(&mut batch);
         if !batch.is_empty() {
             let answers = batch.send_all(&mut self.servers, self.status).await?;
-            self.link.batch.clear();
             self.note_published((count, bytes), &answers);
             self.forget_parked(parked);
             self.take_replies(answers, &mut openings).await?;
         }
+        self.link.batch.clear();
         for opening in openings {
             self.finish_opening(opening).await?;
         }
-        self.send_reply(questions).await?;
+        self.send_reply().await?;
         let waits = !self.link.replays.is_empty() || self.is_parking();
         if up && (waits || !self.kept.publishes.is_empty()) {
             return Box::pin(self.send_batch()).await;
@@ -445,34 +466,14 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Closes topics that were idle for a while: not more at once than leave time for requests and for renewing
-    /// leases.
-    async fn close_idle(&mut self) -> Result<(), LinkError> {
-        let old = |since: &Instant| since.elapsed() >= IDLE_TOPIC_LINGER;
-        let idle = self.link.idle.extract_if(|_, since| old(since)).take(MAX_REQUESTS);
-        let idle: Vec<Topic> = idle.map(|(topic, _)| topic).collect();
-        let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
-        let names: Vec<String> = closed.map(|topic| self.keys.topic_name(&topic)).collect();
-        if !names.is_empty() {
-            LinkMetrics::add_count(&self.status.figures.commands, names.len() as u64);
-            timeout(PATIENCE, self.servers.unsubscribe_topics(&names)).await??;
-            let mut dedup = self.dedup.borrow_mut();
-            names.iter().for_each(|name| dedup.close_topic(name));
-        }
-        Ok(())
-    }
-
     /// Dropping the asker is the answer where Redis has none.
-    async fn send_reply(
-        &mut self,
-        questions: Vec<(LinkQuery, tokio::sync::oneshot::Sender<LinkReply>)>,
-    ) -> Result<(), LinkError> {
-        if questions.is_empty() {
+    async fn send_reply(&mut self) -> Result<(), LinkError> {
+        if self.link.questions.is_empty() {
             return Ok(());
         }
         // The caller sees the counts that were sent before.
         self.report_counts().await?;
-        for (question, asker) in questions {
+        while let Some((question, asker)) = self.link.questions.pop_front() {
             if let LinkQuery::Channel(topic) = &question {
                 self.kept.cache_budget.note_used(topic);
             }

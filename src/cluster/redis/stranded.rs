@@ -105,9 +105,17 @@ impl LinkState {
         self.stranded.push_back(pending);
     }
 
-    /// After a lost link all publishes wait together again; those that were set aside come first.
-    pub(super) fn gather_stranded(&mut self, status: &LinkStatus) {
-        for pending in std::mem::take(&mut self.stranded).into_iter().rev() {
+    /// Publishes that were set aside wait with the others again, and come first: after a lost link all, or those
+    /// whose owner is there.
+    pub(super) fn gather_stranded(
+        &mut self,
+        status: &LinkStatus,
+        is_there: impl Fn(&PendingPublish) -> bool,
+    ) {
+        let stranded = std::mem::take(&mut self.stranded);
+        let (there, away): (VecDeque<_>, VecDeque<_>) = stranded.into_iter().partition(is_there);
+        self.stranded = away;
+        for pending in there.into_iter().rev() {
             shift_bytes(&status.stranded, &status.queued, pending.publish.queued_bytes());
             self.publishes.push_front(pending);
         }
@@ -126,6 +134,32 @@ mod tests {
     fn pending(serial: u64, publish: OutgoingEvent) -> PendingPublish {
         let since = Instant::now();
         PendingPublish { since, serial, delivered: false, sent: false, taken: 0, publish }
+    }
+
+    #[test]
+    fn what_is_set_aside_comes_back_in_front_once_its_master_is_there() {
+        let topic =
+            |app| Topic { app: AppId::new(app), channel: ChannelName::parse("c", 200).unwrap() };
+        let waits = |serial, app| {
+            let (except, frame, manner) = (None, bytes::Bytes::new(), Manner::AtOnce);
+            pending(serial, OutgoingEvent::Event { topic: topic(app), except, frame, manner })
+        };
+        let mut kept = LinkState::of_node(7, std::sync::Arc::default());
+        let status = LinkStatus::default();
+        kept.publishes.push_back(waits(9, "b"));
+        for (serial, app) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
+            kept.strand(waits(serial, app), (&status, usize::MAX));
+        }
+        let bytes = status.stranded.load(Ordering::Relaxed);
+        kept.gather_stranded(&status, |pending| pending.publish.app_id().as_str() == "b");
+        let serials = |all: &VecDeque<PendingPublish>| -> Vec<u64> {
+            all.iter().map(|pending| pending.serial).collect()
+        };
+        assert_eq!(
+            (serials(&kept.publishes), serials(&kept.stranded)),
+            (vec![2, 4, 9], vec![1, 3])
+        );
+        assert_eq!(status.stranded.load(Ordering::Relaxed), bytes / 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,16 +1,17 @@
 //! Subscribing to topics: subscribe, read what Redis has of the topic and, if it was subscribed to before, catch up
 //! from its log, in order and before new events.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::timeout;
-use tracing::info;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
 
 use super::batch::CommandBatch;
 use super::dedup::MessageId;
 use super::opening::{REOPENED, TopicOpening};
 use super::reader::event_of;
-use super::session::{ExpectedReply, LinkWriter};
+use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::{LinkError, PATIENCE, slots};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Envelope;
@@ -19,6 +20,11 @@ use crate::cluster::scripts::events::{
     LOG_LASTS, LogCoverage, MissedEntries, read_cached, read_missed,
 };
 use crate::cluster::scripts::presence;
+use crate::cluster::topics::TopicEntry;
+
+/// How long a topic without subscribers stays open, since clients often return. Closing and reopening would cost
+/// two round trips and a read of the log.
+const IDLE_TOPIC_LINGER: Duration = Duration::from_secs(1);
 
 impl LinkWriter<'_> {
     /// A topic that is to be opened, unless it is not open and nobody holds it any more: while Redis is slow, clients may
@@ -41,6 +47,26 @@ impl LinkWriter<'_> {
             for topic in topics {
                 self.link.idle.remove(topic);
             }
+        }
+        Ok(())
+    }
+
+    /// Closes topics that were idle for a while: not more at once than leave time for requests and for renewing
+    /// leases.
+    pub(super) async fn close_idle(&mut self) -> Result<(), LinkError> {
+        let old = |since: &Instant| since.elapsed() >= IDLE_TOPIC_LINGER;
+        let idle = self.link.idle.extract_if(|_, since| old(since)).take(MAX_REQUESTS);
+        let idle: Vec<Topic> = idle.map(|(topic, _)| topic).collect();
+        let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
+        let names: Vec<String> = closed.map(|topic| self.keys.topic_name(&topic)).collect();
+        if !names.is_empty() {
+            LinkMetrics::add_count(&self.status.figures.commands, names.len() as u64);
+            let ended = timeout(PATIENCE, self.servers.unsubscribe_topics(&names)).await;
+            // Also where a server is lost meanwhile: what it says still is passed over, and the others have answered.
+            let mut dedup = self.dedup.borrow_mut();
+            names.iter().for_each(|name| dedup.close_topic(name));
+            drop(dedup);
+            ended??;
         }
         Ok(())
     }
@@ -110,10 +136,22 @@ impl LinkWriter<'_> {
     pub(super) async fn resubscribe_moved_slots(&mut self) -> Result<(), LinkError> {
         let mut moved = self.servers.take_moved();
         moved.retain(|slot| !self.servers.is_dark(Some(*slot)));
-        if moved.is_empty() {
-            return Ok(());
+        let done = match moved.is_empty() {
+            true => Ok(()),
+            false => self.resubscribe_slots(&moved).await,
+        };
+        if done.is_err() {
+            // Another server is lost, and the link may go on.
+            self.servers.moves.borrow_mut().moved.extend(moved);
+        } else if !self.link.whole {
+            // All that there is to say to a server that was lost has been said.
+            (self.link.whole, self.link.beat) = (true, Some(Instant::now()));
         }
-        let given_up = self.servers.given_up_leases();
+        done
+    }
+
+    async fn resubscribe_slots(&mut self, moved: &BTreeSet<u16>) -> Result<(), LinkError> {
+        let (given_up, gaps) = (self.servers.given_up_leases(), self.link.gaps);
         // Before much is held under new ones.
         self.note_tags().await?;
         let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
@@ -127,16 +165,32 @@ impl LinkWriter<'_> {
         let topics = self.topics.all_topics().into_iter();
         let topics: Vec<Topic> =
             topics.filter(|topic| has_moved(&self.keys.topic_name(topic))).collect();
-        info!(slots = moved.len(), topics = topics.len(), "slots have moved");
+        info!(slots = moved.len(), topics = topics.len(), "topics are subscribed to again");
         for some in topics.chunks(REOPENED) {
             for topic in some {
+                self.begin_if_let_in(topic);
                 self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.reregister_topic(topic);
             }
+            self.take_waiting();
             self.send_batch().await?;
             self.renew_if_due().await?;
         }
-        self.move_holds(&moved, &topics, given_up).await
+        if self.link.gaps > gaps {
+            let channels = self.link.gaps - gaps;
+            warn!(channels, "events may have been missed while a part of Redis was lost");
+        }
+        self.move_holds(moved, &topics, given_up).await
+    }
+
+    /// Somebody may have been let in before it was known that the owner of a topic is lost: it is read from then on.
+    pub(super) fn begin_if_let_in(&self, topic: &Topic) {
+        if let Some(since) = self.topics.read_topic(topic, TopicEntry::since_subscribed).flatten() {
+            let name = self.keys.topic_name(topic);
+            let mut dedup = self.dedup.borrow_mut();
+            dedup.begin_at(&name, since);
+            dedup.cut_one(&name);
+        }
     }
 
     /// Hands out what Redis has of a topic, behind what it missed.

@@ -75,11 +75,14 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Says all that is held, under a new lease.
-    pub(super) async fn resend_holds(&mut self) -> Result<(), LinkError> {
+    /// Says all that is held of some apps, under a new lease.
+    pub(super) async fn resend_holds(
+        &mut self,
+        is_of: impl Fn(&AppId) -> bool,
+    ) -> Result<(), LinkError> {
         let apps = self.kept.webhook_log.apps.keys();
         let away: BTreeSet<AppId> = apps.filter(|app| self.is_app_away(app)).cloned().collect();
-        self.kept.webhook_log.resend_holds(away);
+        self.kept.webhook_log.resend_holds(away, is_of);
         self.write_logs().await
     }
 
@@ -111,6 +114,7 @@ impl LinkWriter<'_> {
         let (names, gone) = (new.iter().map(name), gone.iter().map(name));
         let (names, gone): (Vec<String>, Vec<String>) = (names.collect(), gone.collect());
         if !gone.is_empty() {
+            // Where a master is lost meanwhile a wake-up too many may come.
             timeout(PATIENCE, self.servers.unsubscribe_topics(&gone)).await??;
         }
         if !names.is_empty() {

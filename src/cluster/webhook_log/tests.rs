@@ -25,7 +25,7 @@ fn queued(board: &WebhookLog) -> String {
 #[test]
 fn what_was_said_before_is_told_from_what_is_new() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     hold(&mut board, "1", true);
     hold(&mut board, "1", true);
     hold(&mut board, "2", true);
@@ -36,10 +36,10 @@ fn what_was_said_before_is_told_from_what_is_new() {
     hold(&mut board, "4", true);
     hold(&mut board, "4", false);
     board.take_request(LogRequest::Happened { app: app.clone(), text: "x".to_owned() });
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     let all = "=mpresence-a/1 +mpresence-a/2 +mpresence-a/3 !1x ";
     assert_eq!(queued(&board), all);
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     assert_eq!(queued(&board), all);
     hold(&mut board, "9", false);
     assert_eq!(queued(&board), all, "it was never held");
@@ -48,7 +48,7 @@ fn what_was_said_before_is_told_from_what_is_new() {
 #[test]
 fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     hold(&mut board, "steady", true);
     let before = held_bytes(&board);
     for number in 0..20_000 {
@@ -76,7 +76,7 @@ fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
     assert_eq!(queued(&board), "-mpresence-a/steady ");
     hold(&mut board, "steady", true);
     assert_eq!(queued(&board), "", "Redis holds it as before");
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     assert_eq!(queued(&board), "=mpresence-a/steady ", "and was told so");
     board.apps.remove(&app);
     assert_eq!(held_bytes(&board), 0);
@@ -85,7 +85,7 @@ fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
 #[test]
 fn what_redis_may_have_is_not_taken_back() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     hold(&mut board, "1", true);
     hold(&mut board, "2", true);
     // A request that is not answered yet.
@@ -101,7 +101,7 @@ fn what_redis_may_have_is_not_taken_back() {
     // Said again under a new lease, of which it is not known whether Redis had the first.
     hold(&mut board, "3", true);
     board.note_link_lost();
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     assert_eq!(queued(&board), "+mpresence-a/3 ");
     hold(&mut board, "3", false);
     assert_eq!(queued(&board), "+mpresence-a/3 -mpresence-a/3 ");
@@ -129,7 +129,7 @@ fn what_happened_last_is_said_again_with_its_number() {
 #[tokio::test(start_paused = true)]
 async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     for user in ["1", "2", "3"] {
         hold(&mut board, user, true);
         board.apps.get_mut(&app).unwrap().note_written(1);
@@ -142,19 +142,19 @@ async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left
     drop(board.requeue_recent(|_| true));
     let all = "=mpresence-a/3 +mpresence-a/2 -mpresence-a/2 ";
     // The first is in Redis for long, and ends with the lease that holds it there.
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     assert_eq!(queued(&board), all);
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     assert_eq!(queued(&board), all, "until Redis has it");
     board.apps.get_mut(&app).unwrap().note_written(3);
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     assert_eq!(queued(&board), "=mpresence-a/3 ");
 }
 
 #[tokio::test(start_paused = true)]
 async fn how_long_the_next_link_takes_does_not_decide_what_may_be_lost() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     let happened = |text: &str| LogRequest::Happened { app: app.clone(), text: text.to_owned() };
     board.take_request(happened("old"));
     board.apps.get_mut(&app).unwrap().note_written(1);
@@ -172,7 +172,7 @@ async fn how_long_the_next_link_takes_does_not_decide_what_may_be_lost() {
     board.note_loss();
     board.note_link_lost();
     drop(board.requeue_recent(|_| true));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     let both = "+mpresence-a/1 +mpresence-a/2 -mpresence-a/2 -mpresence-a/1 ";
     assert_eq!(queued(&board), both, "and not what happened long before");
 }
@@ -180,7 +180,7 @@ async fn how_long_the_next_link_takes_does_not_decide_what_may_be_lost() {
 #[tokio::test(start_paused = true)]
 async fn what_was_told_is_said_once_all_are_back() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     hold(&mut board, "1", true);
     board.apps.get_mut(&app).unwrap().note_written(1);
     let entry = |id: &str, text: &str| LogEntry { id: id.into(), text: text.to_owned() };
@@ -191,7 +191,7 @@ async fn what_was_told_is_said_once_all_are_back() {
     let topic = Topic { app: app.clone(), channel: ChannelName::parse("b", 200).unwrap() };
     assert_eq!(board.requeue_recent(|_| true).1, [topic], "its count is told again");
     for _ in 0..2 {
-        board.resend_holds(BTreeSet::new());
+        board.resend_holds(BTreeSet::new(), |_| true);
         board.queue_restated(false);
         assert_eq!(queued(&board), "=mpresence-a/1 ");
         tokio::time::advance(RESTATE_AFTER).await;
@@ -200,7 +200,7 @@ async fn what_was_told_is_said_once_all_are_back() {
         assert_eq!(queued(&board), "=mpresence-a/1 ?1mpresence-a/1 ", "until Redis has it");
     }
     board.apps.get_mut(&app).unwrap().note_written(2);
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     tokio::time::advance(RESTATE_AFTER).await;
     board.queue_restated(true);
     assert_eq!(queued(&board), "=mpresence-a/1 ");
@@ -209,7 +209,7 @@ async fn what_was_told_is_said_once_all_are_back() {
 #[test]
 fn an_app_without_anything_is_forgotten() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.resend_holds(BTreeSet::new());
+    board.resend_holds(BTreeSet::new(), |_| true);
     board.take_request(LogRequest::Apps(vec![(app.clone(), true)]));
     hold(&mut board, "1", true);
     board.apps.get_mut(&app).unwrap().note_written(1);
