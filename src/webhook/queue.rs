@@ -30,8 +30,9 @@ const MAX_EVENTS: usize = 10_000;
 /// Bytes of events that wait in a queue.
 const MAX_EVENT_BYTES: usize = 16 << 20;
 
-/// As much again for what is there and what is not: of a channel or a member one event waits at most, so that there
-/// are no more than there are channels and members, and a stranger cannot fill the line with what comes to nothing.
+/// As much again for what is there and what is not. Of a channel or a member one event waits at most, so that there
+/// are no more than there are channels and members, and a stranger cannot fill the line with what comes to nothing. A
+/// cluster's log may have several, but keeps no more entries than this itself, and what is dropped here is gone from it.
 const MAX_TURNS: usize = 200_000;
 /// Bytes of such events in one queue.
 const MAX_TURN_BYTES: usize = 64 << 20;
@@ -151,7 +152,6 @@ impl WebhookQueue {
         let is_turn = match &event.content {
             QueuedContent::Message(message) => {
                 matches!(message.what, MessageContent::Turned { .. })
-                    && !matches!(event.persistence, Persistence::Logged(_))
             }
             QueuedContent::Json(_) | QueuedContent::TakenBack => false,
         };
@@ -396,3 +396,6 @@ async fn run(state: Rc<QueueState>, post: WebhookClient) {
         pause = (pause * 2).min(LAST_RETRY);
     }
 }
+
+#[cfg(test)]
+mod tests;
