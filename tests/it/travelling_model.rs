@@ -68,6 +68,7 @@ impl Stream {
     }
 }
 
+#[derive(Default)]
 struct Client {
     token: String,
     user: String,
@@ -76,6 +77,8 @@ struct Client {
     sockets: BTreeSet<SocketId>,
     /// Those that nodes know of: a client that holds nothing is forgotten once it is cut off.
     known: BTreeSet<SocketId>,
+    /// One whose node is still to say that it has the client, since the one before had just ended there.
+    unsaid: Option<SocketId>,
     held: BTreeMap<&'static str, Held>,
     streams: BTreeMap<&'static str, Stream>,
     /// Closed to this connection for good.
@@ -100,9 +103,7 @@ fn topic(channel: &str) -> Topic {
 impl Client {
     fn new(number: usize) -> Self {
         let (token, user) = (format!("client-{number:016}"), format!("u{number}"));
-        let (sockets, known, held, streams, closed, talk, asked) = Default::default();
-        let (node, is_doubtful) = (0, false);
-        Self { token, user, node, talk, sockets, known, held, streams, closed, asked, is_doubtful }
+        Self { token, user, ..Self::default() }
     }
 
     /// The link is gone; what was on its way is lost.
@@ -212,8 +213,7 @@ impl World {
 
     /// A new connection to that node, whether or not the last one has ended.
     fn connect(&mut self, which: usize, node: usize, chance: &mut Chance) {
-        let ends_first = chance.below(2) == 0;
-        self.reconnect((which, node), ends_first, chance);
+        self.reconnect((which, node), chance.below(2) == 0, chance);
     }
 
     /// The same; the last one may end after it was found out where that is, before this one takes its place.
@@ -231,7 +231,7 @@ impl World {
             }
         };
         let old = old.filter(|_| !ends_first);
-        let talk = self.all.nodes[node].memory.connect_claimed(0, &token, claim);
+        let mut talk = self.all.nodes[node].memory.connect_claimed(0, &token, claim);
         self.all.nodes.iter().for_each(|node| node.memory.deliver_all());
         drop(old);
         let client = &mut self.clients[which];
@@ -240,10 +240,10 @@ impl World {
             client.known.clear();
         }
         client.sockets.insert(talk.id());
-        client.known.insert(talk.id());
+        client.unsaid = Some(talk.id()).filter(|_| ends_first);
+        client.known.extend(Some(talk.id()).filter(|_| !ends_first));
+        talk.sign_in(&format!(r#"{{"id":"{}"}}"#, client.user));
         (client.node, client.talk) = (node, Some(talk));
-        let user = format!(r#"{{"id":"{}"}}"#, client.user);
-        client.talk.as_mut().unwrap().sign_in(&user);
     }
 
     fn subscribe(&mut self, which: usize, channel: &'static str) {
@@ -324,9 +324,10 @@ impl World {
             self.all.nodes.iter().for_each(|node| node.memory.deliver_all());
             self.clients.iter_mut().for_each(|client| client.listen(&self.all));
             if !self.all.step(chance) {
-                return;
+                break;
             }
         }
+        self.clients.iter_mut().for_each(|client| client.known.extend(client.unsaid.take()));
     }
 
     /// Once everything has arrived, nobody who is subscribed misses anything.
