@@ -85,6 +85,11 @@ impl<T> FlushLine<T> {
         self.few.is_empty() && self.light.is_empty() && self.heavy.is_empty()
     }
 
+    /// Whether events come faster than they are written.
+    pub(super) fn is_outpaced(&self) -> bool {
+        self.part == BUSY_SOCKETS_PER_PART
+    }
+
     /// A turn begins, with orders that came at `since`, so many of them events for crowds. Makes parts small as soon as
     /// some come while others wait to be flushed, or sooner after than that took; and large again once nothing has for a
     /// while.

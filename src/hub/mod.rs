@@ -8,6 +8,7 @@ pub mod cache;
 pub mod capacity;
 mod channels;
 pub mod connection;
+mod core_offer;
 pub mod count_throttle;
 pub mod deflated;
 pub mod described;

@@ -15,6 +15,7 @@ use tokio::task::yield_now;
 use super::Hub;
 use super::channels::WorkerChannels;
 use super::connection::Connection;
+use super::core_offer::CoreOffer;
 use super::directory::Directory;
 use super::flush::{Flusher, TracedFlush};
 use super::flush_line::{FlushLine, TouchedList};
@@ -208,6 +209,7 @@ impl Worker {
             self.connections.borrow().iter().map(|(_, one)| one.clone()).collect();
         self.flush_touched(&mut part);
         let (mut waiting, mut traced, mut oldest) = (FlushLine::default(), Vec::new(), None);
+        let (mut offer, shares_load) = (CoreOffer::default(), self.hub.worker_count() > 1);
         loop {
             // Woken once, however many tasks came.
             if waiting.is_empty() {
@@ -236,6 +238,9 @@ impl Worker {
             if waiting.is_empty() {
                 self.emit_flushed(&mut traced);
             } else {
+                if shares_load && waiting.is_outpaced() {
+                    offer.offer_core();
+                }
                 yield_now().await;
             }
         }
