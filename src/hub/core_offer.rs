@@ -4,6 +4,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A thread runs for this part of the time that it last gave away, one in so many, before it offers its core again. So
+/// a program that takes all it can get leaves a ninth of the core. With a half, workers and publishers still wait for
+/// each other.
+const RUNS_AT_LEAST: u32 = 8;
+
 /// The last offer of a worker's core.
 #[derive(Debug)]
 pub(super) struct CoreOffer {
@@ -31,10 +36,9 @@ impl CoreOffer {
         }
     }
 
-    /// Whether the thread has run for half as long as it last gave away. So a program that takes all it can get leaves a
-    /// third of the core at least.
+    /// Whether the thread has run for long enough since it last gave its core away.
     fn is_due(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.resumed) >= self.took / 2
+        now.saturating_duration_since(self.resumed) >= self.took / RUNS_AT_LEAST
     }
 
     fn note_offer(&mut self, begun: Instant, end: Instant) {
@@ -47,10 +51,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_third_of_the_core_is_kept_from_who_takes_all_of_it() {
+    fn a_ninth_of_the_core_is_kept_from_who_takes_all_of_it() {
         let mut offer = CoreOffer::default();
         let at = |micros| offer.resumed + Duration::from_micros(micros);
-        let (start, given, resumed, early, due) = (at(0), at(100), at(3100), at(4599), at(4600));
+        let (start, given, resumed, early, due) = (at(0), at(100), at(3300), at(3699), at(3700));
         assert!(offer.is_due(start), "nothing was given away yet");
         offer.note_offer(given, resumed);
         assert!(!offer.is_due(early) && offer.is_due(due));
