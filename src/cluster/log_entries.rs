@@ -33,6 +33,12 @@ impl ToldAs {
         self as u64
     }
 
+    /// The one with that digit; what has none is unknown.
+    pub(super) fn of_digit(digit: u64) -> Self {
+        let place = usize::try_from(digit).unwrap_or(usize::MAX);
+        Self::ALL.get(place).copied().unwrap_or(Self::Unknown)
+    }
+
     /// Reads a digit of the log.
     pub(super) fn parse(digit: &str) -> Option<Self> {
         Self::ALL.get(digit.parse::<usize>().ok()?).copied()

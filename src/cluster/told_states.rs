@@ -60,6 +60,11 @@ impl ToldStates {
             let Some((sign, name)) = text.split_at_checked(1) else { continue };
             match sign {
                 "+" | "-" => self.note_turn(id, name, sign == "+", now),
+                // How it was told, and how it is from now on.
+                "?" => {
+                    let Some((digits, name)) = name.split_at_checked(2) else { continue };
+                    self.note_turn(id, name, digits.ends_with('1'), now);
+                }
                 "N" => {
                     let name = name.split_once('\n').map_or(name, |(name, _)| name);
                     let Ok(channel) = ChannelName::parse(name, usize::MAX) else { continue };

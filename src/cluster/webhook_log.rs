@@ -18,6 +18,9 @@ use crate::app::AppId;
 use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
+use lost_data::LogDoubts;
+
+mod lost_data;
 
 /// Entries that an app's log holds before those are left out that no later one depends on.
 pub(super) const MAX_LOGGED: usize = 100_000;
@@ -37,6 +40,9 @@ const RECENT: Duration = Duration::from_secs(10);
 const MAX_RECENT: usize = 1000;
 /// Bytes of those events.
 const MAX_RECENT_BYTES: usize = 4 << 20;
+
+/// Names that are remembered for that time, for each app.
+const MAX_NAMES: usize = 10_000;
 
 /// Bytes that are counted for a channel or member that is held here, beside its name.
 const NAME_BYTES: usize = 64;
@@ -86,6 +92,8 @@ pub(super) struct WebhookLog {
     up: bool,
     /// That link is lost.
     lost: bool,
+    /// When this node's leases held, as far as is known.
+    alive: Option<Instant>,
     /// Apps whose logs cannot be reached at the moment.
     away: BTreeSet<AppId>,
     /// Where the bytes are counted that are held for apps.
@@ -132,6 +140,9 @@ pub(super) struct AppLog {
     /// How names were told that a new master may know differently, and when that is to be said there.
     restated: BTreeMap<Arc<str>, ToldAs>,
     restate_at: Option<Instant>,
+    /// More that is unsure if Redis loses its data, and the channels whose counts have to be told again then.
+    doubts: LogDoubts,
+    recounted: BTreeSet<ChannelName>,
     /// Entries that are done with.
     pub(super) done: Vec<Box<str>>,
     /// Whether this node is the log's reader.
@@ -269,28 +280,12 @@ impl WebhookLog {
             let (told, counts) = of.told.take_told(lost);
             of.restated.extend(told);
             let topic = |channel| Topic { app: app.clone(), channel };
-            counted.extend(counts.into_iter().map(topic));
+            counted.extend(counts.into_iter().chain(of.doubts.take_counts(lost)).map(topic));
             of.recount();
             let (doubtful, told) = (of.doubtful.len(), of.restated.len());
             debug!(%app, doubtful, told, "webhooks may know what Redis has lost");
         }
         (owned, counted)
-    }
-
-    /// It is time to say how things were told before a failover, or will not be later.
-    pub(super) fn queue_restated(&mut self, is_last: bool) {
-        let now = Instant::now();
-        for (app, of) in self.apps.iter_mut().filter(|(app, _)| !self.away.contains(*app)) {
-            if of.restate_at.take_if(|at| is_last || *at <= now).is_none() {
-                continue;
-            }
-            debug!(%app, names = of.restated.len(), "what was told before the failover is said");
-            for (name, told) in &of.restated {
-                let (sign, text, number) = ('?', name.clone(), told.digit());
-                of.queue.push_back(PendingEntry { sign, text, number });
-            }
-            of.recount();
-        }
     }
 
     /// The wake-up topic of an app reports new entries, or with `anew` that no node reads the log.
@@ -308,8 +303,11 @@ impl WebhookLog {
         let is_there = |app: &AppId| !self.away.contains(app) && is_of(app);
         for (_, of) in self.apps.iter_mut().filter(|(app, _)| is_there(app)) {
             of.queue.drop_held();
+            of.note_leases_end();
+            let unsure = &of.doubts.unsure;
             let again = |(name, told): (&Arc<str>, &bool)| {
-                PendingEntry::new(if *told { '=' } else { '+' }, name.clone())
+                let is_told = *told && !unsure.contains(name);
+                PendingEntry::new(if is_told { '=' } else { '+' }, name.clone())
             };
             let mut all: Vec<_> = of.held.iter().map(again).collect();
             // Channels before their members.
@@ -365,15 +363,21 @@ impl AppLog {
         }
         let undone = if up { self.queue.undo(&name) } else { None };
         if is {
-            self.name_bytes += NAME_BYTES + name.len();
+            if !self.doubts.note_return(&name) {
+                self.name_bytes += NAME_BYTES + name.len();
+            }
             // Where its end is taken back Redis holds it as before.
             self.held.insert(name.clone(), undone.unwrap_or(false));
             if up && undone.is_none() {
                 self.queue.push_undoable(PendingEntry::new('+', name), false);
             }
         } else {
-            self.name_bytes -= NAME_BYTES + name.len();
             let told = self.held.remove(&name).unwrap_or(false);
+            if told {
+                self.doubts.note_leaving(name.clone());
+            } else {
+                self.name_bytes -= NAME_BYTES + name.len();
+            }
             if up && undone.is_none() {
                 self.queue.push_undoable(PendingEntry::new('-', name), told);
             }
@@ -433,12 +437,22 @@ impl AppLog {
                 *told = true;
             }
             match word.sign {
-                '+' => self.recent_held.push_back((now, word.text)),
+                '+' => {
+                    self.doubts.unsure.remove(&word.text);
+                    self.recent_held.push_back((now, word.text));
+                }
+                '-' => {
+                    self.doubtful.remove(&word.text);
+                    let bytes = NAME_BYTES + word.text.len();
+                    if self.doubts.note_left(word.text, now) {
+                        self.name_bytes -= bytes;
+                    }
+                }
                 _ => drop(self.doubtful.remove(&*word.text)),
             }
         }
         let held = &mut self.recent_held;
-        while held.len() > MAX_RECENT || held.front().is_some_and(|(at, _)| now - *at >= RECENT) {
+        while held.len() > MAX_NAMES || held.front().is_some_and(|(at, _)| now - *at >= RECENT) {
             held.pop_front();
         }
         while self.recent.front().is_some_and(|(at, _)| now - *at >= RECENT)
@@ -455,12 +469,6 @@ impl AppLog {
     pub(super) fn note_read(&mut self, entries: &[LogEntry]) {
         self.told.note_read(entries);
         self.recount();
-    }
-
-    /// Redis has lost all that it had: nothing there contradicts what was told.
-    pub(super) fn note_emptied(&mut self) {
-        self.restated.clear();
-        self.restate_at = None;
     }
 
     /// The first `count` of what is done with are not in the log any more.

@@ -21,6 +21,10 @@ use crate::protocol::member::UserId;
 /// An end followed by a begin within so many milliseconds is no end.
 const DEBOUNCE_MS: u64 = DELAY.as_millis() as u64;
 
+/// For how long it is remembered that an end was told, which may be one of long ago: a Redis that is back with older
+/// data has it in its log, and nodes say within that time how it was told before.
+const ENDED_KEPT: Duration = Duration::from_secs(10);
+
 /// Channels whose last counts are remembered.
 const MAX_COUNTS: usize = 100_000;
 
@@ -190,6 +194,10 @@ pub(super) struct HeldEnds {
     waiting: HashMap<SubjectKey, WaitingEnd>,
     /// The next end's number.
     number: u64,
+    /// Names that were told last to have ended, and when.
+    ended: HashMap<SubjectKey, Instant>,
+    /// The same in order of time. A time that is no longer the key's was overtaken.
+    ended_at: VecDeque<(Instant, SubjectKey)>,
 }
 
 impl HeldEnds {
@@ -207,6 +215,7 @@ impl HeldEnds {
             return Vec::new();
         }
         let came = (app.clone(), event(&key, true), receipt);
+        self.ended.remove(&key);
         match self.waiting.remove(&key) {
             None => vec![came],
             // An end followed by a begin soon after is no end.
@@ -236,11 +245,13 @@ impl HeldEnds {
     ) -> Vec<DueEvent> {
         let key = (app.id.clone(), channel, user);
         if is {
-            // Where it was told so, an end and a return may have cancelled each other since.
-            if told == Some(true) {
+            // Where it was told so, an end and a return may have cancelled each other since. But an end may be one
+            // of before it was told.
+            let waits = self.waiting.remove(&key).is_some();
+            let ended = self.ended.remove(&key).is_some();
+            if told == Some(true) && !waits && !ended {
                 return Vec::new();
             }
-            self.waiting.remove(&key);
             return vec![(app.clone(), event(&key, true), receipt)];
         }
         match self.waiting.get_mut(&key) {
@@ -254,6 +265,7 @@ impl HeldEnds {
 
     /// The ends of an app without a begin, if its log was read up to that time.
     pub(super) fn due(&mut self, app: &AppId, read_up_to: u64) -> Vec<DueEvent> {
+        self.forget_ended();
         let mut events = Vec::new();
         let Some(due) = self.due.get_mut(app) else { return events };
         while let Some((key, number)) = due.front() {
@@ -262,6 +274,9 @@ impl HeldEnds {
                 Some(_) => {
                     if let Some(end) = self.waiting.remove(key) {
                         events.push((end.app, event(key, false), end.receipt));
+                        let now = Instant::now();
+                        self.ended.insert(key.clone(), now);
+                        self.ended_at.push_back((now, key.clone()));
                     }
                 }
                 None => {}
@@ -272,6 +287,16 @@ impl HeldEnds {
             self.due.remove(app);
         }
         events
+    }
+
+    /// Forgets what ended long ago.
+    fn forget_ended(&mut self) {
+        while self.ended_at.front().is_some_and(|(at, _)| at.elapsed() > ENDED_KEPT) {
+            let Some((at, key)) = self.ended_at.pop_front() else { break };
+            if self.ended.get(&key) == Some(&at) {
+                self.ended.remove(&key);
+            }
+        }
     }
 
     /// Another node reads the app's log from now on; what is held back is for it to tell.

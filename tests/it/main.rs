@@ -40,6 +40,7 @@ mod io_uring;
 mod judge;
 mod leases;
 mod liveness;
+mod lost_data;
 mod metrics;
 mod model;
 mod news;

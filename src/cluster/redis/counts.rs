@@ -108,7 +108,10 @@ impl LinkWriter<'_> {
                 }
                 let version = match audience {
                     CountAudience::Nobody => continue,
-                    CountAudience::Everybody(version) => version,
+                    CountAudience::Everybody(version) => {
+                        self.kept.webhook_log.note_counted(&topic);
+                        version
+                    }
                     CountAudience::Here(version) => {
                         // From no node, so that it is not sent to others.
                         let version = self.status.clock.to_local(version);

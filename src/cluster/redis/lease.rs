@@ -56,12 +56,13 @@ impl LinkWriter<'_> {
         batch.add_command(self.look_for_old(), ());
         let answers = batch.send_all(&mut self.servers, self.status).await?;
         answers.last().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
-        let known = !self.kept.epochs.is_empty();
+        let (known, now) = (!self.kept.epochs.is_empty(), Instant::now());
         let fences = self.servers.register_leases().await?;
         old.extend(self.fence_risen_leases(&fences).await?);
         for (tag, fence) in &fences {
             self.note_epoch(*tag, fence, (known, restarted));
         }
+        self.kept.webhook_log.held_until_now(now);
         self.status.clock.set_from(fences.iter().map(|(_, fence)| fence.now));
         self.link.beat = Some(Instant::now() + self.settings.lease / RENEWALS_PER_LEASE);
         self.note_tags().await?;
@@ -193,6 +194,7 @@ impl LinkWriter<'_> {
             self.kept.peers.note_data_loss(tag, self.kept.node, strangers, until);
             // Relaxed: `/ready` may say so a moment late.
             self.status.restoring.store(true, Ordering::Relaxed);
+            self.note_emptied_logs(tag, since);
         }
         self.kept.peers.note_back(tag, self.kept.node, fence);
     }
@@ -227,6 +229,9 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         self.reload_rosters().await?;
+        let counted = self.kept.webhook_log.note_restored();
+        self.link.changed.extend(counted.iter().map(|topic| (topic.clone(), true)));
+        self.kept.untold.extend(counted);
         // Only now: where the link is lost meanwhile it is done over the next.
         self.status.restoring.store(false, Ordering::Relaxed);
         Ok(())
@@ -330,6 +335,7 @@ impl LinkWriter<'_> {
             batch.add_command(all, RenewalResult::Elsewhere(*tag));
         }
         self.link.beats = self.link.beats.wrapping_add(1);
+        let asked = Instant::now();
         let (mut shown, mut clocks, mut unused) = (Vec::new(), Vec::new(), Vec::new());
         for (look, value) in batch.send_all(&mut self.servers, self.status).await? {
             match look {
@@ -355,6 +361,7 @@ impl LinkWriter<'_> {
                 }
             }
         }
+        self.kept.webhook_log.held_until_now(asked);
         if self.status.clock.set_from(clocks) {
             // Times until which keys live may be shorter than assumed.
             self.kept.log_budget = LogBudget::default();

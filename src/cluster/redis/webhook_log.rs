@@ -15,6 +15,7 @@ use super::lease::RENEWALS_PER_LEASE;
 use super::leases::Lease;
 use super::server::LeasedCommand;
 use super::session::LinkWriter;
+use super::slots::of_name;
 use super::{LinkError, LinkState, PATIENCE};
 use crate::app::AppId;
 use crate::cluster::link::{LinkEvent, LinkMetrics};
@@ -94,6 +95,18 @@ impl LinkWriter<'_> {
             self.kept.webhook_log.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
         let apps = apps.map(|(app, _)| app.clone()).collect();
         self.read_logs(apps, true).await
+    }
+
+    /// The server with that tag has lost its data, which was found so long ago.
+    pub(super) fn note_emptied_logs(&mut self, tag: u16, since: Duration) {
+        let place = |name: &str| self.servers.slots.get(usize::from(of_name(name.as_bytes())));
+        let (own, keys) = (self.keys.fence_key(tag), self.keys);
+        let is_its = |app: &AppId| place(&keys.app_key(app, 't')) == place(&own);
+        let now = Instant::now();
+        let began = now.checked_sub(since).unwrap_or(now);
+        // Others take a node for gone that was silent for four renewals; it may take another until all is said.
+        let patience = self.settings.lease * 3 / RENEWALS_PER_LEASE;
+        self.kept.webhook_log.note_emptied(is_its, began, patience);
     }
 
     /// Subscribes to the wake-up topics of all apps with webhooks.
@@ -209,7 +222,10 @@ impl LinkWriter<'_> {
     ) -> Result<(), LinkError> {
         let reply = LogWriteReply::parse(value).ok_or(LinkError::Unexpected)?;
         let Some(of) = self.kept.webhook_log.apps.get_mut(app) else { return Ok(()) };
+        let is_new = reply.marker.is_some_and(|marker| *marker != of.marker);
+        let refused = if is_new { of.restated_of(count) } else { Vec::new() };
         of.note_written(count);
+        of.note_refused(refused);
         // This node's own entries need not wake it.
         if of.owned || !reply.has_reader {
             of.looked = None;
@@ -219,7 +235,6 @@ impl LinkWriter<'_> {
         if let Some(marker) = reply.marker.filter(|marker| *marker != of.marker) {
             // The log is a new one too.
             of.read = None;
-            of.note_emptied();
             of.marker = marker.to_owned();
         }
         Ok(())

@@ -206,6 +206,66 @@ async fn what_was_told_is_said_once_all_are_back() {
     assert_eq!(queued(&board), "=mpresence-a/1 ");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_redis_lost_is_said_once_all_is_there_again() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.take_request(LogRequest::Apps(vec![(app.clone(), true)]));
+    board.resend_holds(BTreeSet::new(), |_| true);
+    for (user, wait) in [("1", RECENT), ("2", Duration::ZERO), ("3", RECENT), ("4", RECENT / 2)] {
+        hold(&mut board, user, true);
+        board.apps.get_mut(&app).unwrap().note_written(1);
+        tokio::time::advance(wait).await;
+    }
+    board.held_until_now(Instant::now());
+    // One leaves and Redis knows, one leaves while it is away, and one that has just come.
+    hold(&mut board, "2", false);
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    board.note_loss();
+    hold(&mut board, "3", false);
+    board.note_link_lost();
+    hold(&mut board, "5", true);
+    hold(&mut board, "5", false);
+    let topic = Topic { app: app.clone(), channel: ChannelName::parse("b", 200).unwrap() };
+    board.note_counted(&topic);
+    let now = Instant::now();
+    board.note_emptied(|_| true, now, RECENT);
+    board.resend_holds(BTreeSet::new(), |_| true);
+    let held = "=mpresence-a/1 +mpresence-a/4 ";
+    assert_eq!(queued(&board), held, "what began of late may not have been told");
+    tokio::time::advance(RESTATE_AFTER * 2).await;
+    board.queue_restated(true);
+    assert_eq!(queued(&board), held, "it is not known yet how it is");
+    board.apps.get_mut(&app).unwrap().note_written(2);
+    assert_eq!(board.note_restored(), [topic], "its count is told again");
+    board.queue_restated(false);
+    let restated = "?1mpresence-a/2 ?1mpresence-a/3 ";
+    assert_eq!(queued(&board), restated);
+    // The log is another than this node knows, and takes nothing.
+    let of = board.apps.get_mut(&app).unwrap();
+    let refused = of.restated_of(5);
+    of.note_written(2);
+    of.note_refused(refused);
+    board.queue_restated(false);
+    assert_eq!(queued(&board), restated);
+    board.apps.get_mut(&app).unwrap().note_written(2);
+    board.queue_restated(false);
+    assert_eq!((queued(&board).as_str(), board.note_restored().len()), ("", 0));
+    // Silent for so long, this node may have been told to be gone.
+    tokio::time::advance(RECENT * 2).await;
+    board.note_emptied(|_| true, Instant::now(), RECENT);
+    board.resend_holds(BTreeSet::new(), |_| true);
+    assert_eq!(queued(&board), "+mpresence-a/1 +mpresence-a/4 ");
+    board.apps.get_mut(&app).unwrap().note_written(2);
+    board.resend_holds(BTreeSet::new(), |_| true);
+    assert_eq!(queued(&board), "=mpresence-a/1 =mpresence-a/4 ");
+    for user in ["1", "4"] {
+        hold(&mut board, user, false);
+    }
+    board.apps.get_mut(&app).unwrap().note_written(4);
+    let of = &board.apps[&app];
+    assert_eq!((of.name_bytes, of.held.len()), (0, 0));
+}
+
 #[test]
 fn an_app_without_anything_is_forgotten() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));

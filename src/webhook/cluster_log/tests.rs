@@ -154,6 +154,29 @@ fn what_was_read_is_told_while_the_office_is_sure() {
     assert_eq!(stage.done(), "");
 }
 
+#[test]
+fn an_end_of_long_ago_in_an_older_log_was_the_last_word() {
+    let mut stage = Stage::new();
+    let restated = |stage: &mut Stage| {
+        let (app, id) = (stage.app.clone(), format!("{}-0", stage.now));
+        let receipt = LogAck::new(&stage.door, &app.id, &id);
+        let turned = (true, ChannelName::parse("a", 200).unwrap(), None);
+        stage.ends.restate(&app, Some(true), turned, receipt).len()
+    };
+    assert_eq!(restated(&mut stage), 0, "it was told so");
+    stage.turn(false);
+    assert_eq!(restated(&mut stage), 1, "the end waits");
+    assert_eq!(stage.wait(10_000), 0);
+    stage.turn(false);
+    assert_eq!(stage.wait(10_000), 1);
+    assert_eq!(restated(&mut stage), 1, "the end was told");
+    assert_eq!(restated(&mut stage), 0);
+    stage.turn(false);
+    assert_eq!(stage.wait(10_000), 1);
+    assert_eq!(stage.turn(true), "+");
+    assert_eq!(restated(&mut stage), 0, "a beginning came after it");
+}
+
 fn count(stage: &Stage, text: &str) -> ((u64, usize), DueEvent) {
     let Some(ParsedEntry::Count(count, event)) = read(text) else { panic!("{text}") };
     let id = format!("{}-0", count.0);

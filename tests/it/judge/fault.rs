@@ -19,8 +19,9 @@ pub struct Fault {
 const ALL: &[Kinds] = &[Single, Watched, Sharded];
 const ONE: &[Kinds] = &[Single];
 
-/// Redis lost its data, and with it the logs of channels, kept events, and what was not yet posted to webhooks.
-const DATA: &[Kind] = &[Kind::Lost, Kind::Cache, Kind::Webhook, Kind::WebhookCount];
+/// Redis lost its data, and with it the logs of channels, kept events, and client events that were not
+/// yet posted to webhooks.
+const DATA: &[Kind] = &[Kind::Lost, Kind::Cache, Kind::WebhookEvent];
 
 pub const FAULTS: &[Fault] = &[
     free("none", ALL, |_, _| super::world::last(std::time::Duration::from_secs(1))),

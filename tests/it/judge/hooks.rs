@@ -17,8 +17,6 @@ pub struct Hooks {
     whispers: BTreeSet<usize>,
     /// Whispers that were told twice, and states that were told to be as they were.
     pub doubled: usize,
-    /// Subjects whose last word was lost where that is allowed, until there is another.
-    forgiven: BTreeSet<Subject>,
 }
 
 /// A channel, or a channel's user.
@@ -51,7 +49,6 @@ impl Hooks {
     }
 
     fn turn(&mut self, subject: Subject, is_on: bool) {
-        self.forgiven.remove(&subject);
         if self.states.insert(subject, is_on) == Some(is_on) {
             self.doubled += 1;
         }
@@ -63,7 +60,7 @@ impl Hooks {
         let mut note = |kind, text: String| wrongs.push(Wrong { kind, text });
         let true_states = Self::subjects(truth);
         let all: BTreeSet<&Subject> = self.states.keys().chain(&true_states).collect();
-        for subject in all.into_iter().filter(|subject| !self.forgiven.contains(*subject)) {
+        for subject in all {
             let told = self.states.get(subject).copied().unwrap_or_default();
             let is = true_states.contains(subject);
             if told != is {
@@ -74,7 +71,7 @@ impl Hooks {
         }
         for (channel, count) in truth.subscriptions.iter().filter(|(name, _)| is_counted(name)) {
             let told = self.counts.get(channel);
-            if told != Some(count) && !self.forgiven.contains(&(channel.clone(), None)) {
+            if told != Some(count) {
                 note(
                     Kind::WebhookCount,
                     format!("{channel} has {count} subscribers, told {told:?}"),
@@ -91,28 +88,9 @@ impl Hooks {
         });
         lost.map(|(number, one)| {
             let text = format!("the whisper {number} in {} was not told", one.channels[0]);
-            Wrong { kind: Kind::Webhook, text }
+            Wrong { kind: Kind::WebhookEvent, text }
         })
         .collect()
-    }
-
-    /// What is not as it should be now, and not because of what is still to come, was lost for good.
-    pub fn forgive(&mut self, truth: &Truth) {
-        let true_states = Self::subjects(truth);
-        let all: BTreeSet<Subject> =
-            self.states.keys().cloned().chain(true_states.clone()).collect();
-        for subject in all {
-            if self.states.get(&subject).copied().unwrap_or_default()
-                != true_states.contains(&subject)
-            {
-                self.forgiven.insert(subject);
-            }
-        }
-        for (channel, count) in truth.subscriptions.iter().filter(|(name, _)| is_counted(name)) {
-            if self.counts.get(channel) != Some(count) {
-                self.forgiven.insert((channel.clone(), None));
-            }
-        }
     }
 
     fn subjects(truth: &Truth) -> BTreeSet<Subject> {

@@ -61,8 +61,10 @@ pub enum Kind {
     Lost,
     /// A connection that was to be closed.
     Termination,
-    /// The last word of the webhooks on who is where, or a whisper that they were not told of.
+    /// The last word of the webhooks on who is where.
     Webhook,
+    /// A whisper that they were not told of.
+    WebhookEvent,
     /// Their last word on how many subscribers there are.
     WebhookCount,
 }
