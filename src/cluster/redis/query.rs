@@ -163,12 +163,14 @@ fn read_occupancy(topics: &[Topic], answers: &[Value]) -> Vec<ClusterOccupancy> 
     topics.iter().zip(answers.chunks_exact(2)).map(one).collect()
 }
 
-/// The count of a channel follows its members by a round trip or more; an answer must not contradict itself. Members
-/// subscribe, and a presence channel has no other subscribers.
+/// The count of a channel follows its members by a round trip; an answer must not contradict itself. A channel with members
+/// is occupied, and nobody subscribes to a presence channel without being present. Members of a node that stops are there
+/// for a while, although they are not subscribed.
 fn subscriptions_of(topic: &Topic, counted: usize, users: usize) -> usize {
-    match users {
-        0 if topic.channel.kind().is_presence() => 0,
-        _ => counted.max(users),
+    match (users, counted) {
+        (0, _) if topic.channel.kind().is_presence() => 0,
+        (_, 0) => users,
+        _ => counted,
     }
 }
 
