@@ -378,7 +378,6 @@ impl Topics {
         // The new subscriber gets the count in any case.
         entry.total.wish = if wants.count { CountInterest::Now } else { CountInterest::No };
         entry.total.untold |= wants.count;
-        entry.count_again(topic, &self.link, wants.count);
         let is_first = user.is_some_and(|user| entry.roster.note_subscribed(user));
         // The first here is news for Redis only; whether it is the first anywhere is decided there.
         if wants.news.channels && entry.subscribed == 1 {
@@ -387,6 +386,8 @@ impl Topics {
         if wants.news.members && is_first {
             self.log_hold(topic, &entry.held, (user, true));
         }
+        // Last: webhooks hear that a channel is occupied before they hear by how many.
+        entry.count_again(topic, &self.link, wants.count);
         Some(subscribe(&entry))
     }
 
