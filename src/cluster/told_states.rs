@@ -12,7 +12,7 @@ use super::log_entries::{LogEntry, ToldAs};
 use crate::protocol::channel::ChannelName;
 
 /// For how long it is remembered. A node leaves a master that was replaced within seconds, if it reaches a Sentinel.
-const KEPT: Duration = Duration::from_secs(60);
+pub(super) const KEPT: Duration = Duration::from_secs(60);
 
 /// Names and counts that are remembered for each app; beyond that, those of the last seconds.
 const MAX_NAMES: usize = 10_000;

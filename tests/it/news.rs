@@ -239,6 +239,7 @@ fn a_node_that_dies_is_followed_by_another(cluster: &ClusterConfig) {
     assert_eq!(next(&endpoint), told("channel_occupied", "c"));
 }
 
+/// But for beginnings of the last seconds, which may have been unread.
 #[test]
 fn a_redis_that_comes_back_empty_is_no_news() {
     let Some(mut redis) = Redis::start() else { return };
@@ -260,12 +261,18 @@ fn a_redis_that_comes_back_empty_is_no_news() {
     redis.restart();
     one.is_ready();
     two.is_ready();
-    assert_eq!(next(&endpoint), told("channel_occupied", "d"));
+    let later = || loop {
+        let event = next(&endpoint);
+        if !known.contains(&event.to_string()) {
+            return event;
+        }
+    };
+    assert_eq!(later(), told("channel_occupied", "d"));
     drop(a);
-    assert_eq!(next(&endpoint), member("member_removed", "presence-x", "a"));
+    assert_eq!(later(), member("member_removed", "presence-x", "a"));
     drop(b);
-    assert_eq!(next(&endpoint), member("member_removed", "presence-x", "b"));
-    assert_eq!(next(&endpoint), told("channel_vacated", "presence-x"));
+    assert_eq!(later(), member("member_removed", "presence-x", "b"));
+    assert_eq!(later(), told("channel_vacated", "presence-x"));
 }
 
 #[test]

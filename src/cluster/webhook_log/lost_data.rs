@@ -14,6 +14,7 @@ use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::log_entries::ToldAs;
 use crate::cluster::pending_entries::PendingEntry;
+use crate::cluster::told_states;
 use crate::protocol::channel::ChannelName;
 
 /// Names and counts of an app that backends may know otherwise than Redis.
@@ -91,16 +92,18 @@ impl WebhookLog {
         self.alive = Some(at);
     }
 
-    /// Redis has lost what it knew of some apps, and the first node found that at the time `began`. Where this node was
-    /// silent for longer than others have `patience`, they may have taken it for gone, and have told so.
+    /// Redis has lost what it knew of some apps, and the first node found that at the time `began`. Where this node comes
+    /// later than others have `patience`, they may have taken it for gone, and have told so. The node that told ends
+    /// before that remembers them for a while; this one must not have been silent for longer.
     pub(in crate::cluster) fn note_emptied(
         &mut self,
         is_its: impl Fn(&AppId) -> bool,
         began: Instant,
         patience: Duration,
     ) {
-        let is_long = |since: Instant| since.elapsed() > patience;
-        let lapsed = is_long(began) || self.alive.is_some_and(is_long);
+        let is_forgotten = |since: Instant| since.elapsed() > patience + told_states::KEPT;
+        let is_late = began.elapsed() > patience;
+        let lapsed = is_late || self.alive.is_some_and(is_forgotten);
         for (app, of) in self.apps.iter_mut().filter(|(app, _)| is_its(app)) {
             of.note_emptied(began, lapsed);
             let (unsure, told) = (of.doubts.unsure.len(), of.restated.len());
