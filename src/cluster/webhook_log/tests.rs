@@ -1,6 +1,7 @@
 //! Writing webhook logs over lost links.
 
 use super::*;
+use crate::cluster::told_states;
 
 fn hold(board: &mut WebhookLog, user: &str, is: bool) {
     let channel = ChannelName::parse("presence-a", 200).unwrap();
@@ -250,11 +251,16 @@ async fn what_redis_lost_is_said_once_all_is_there_again() {
     board.apps.get_mut(&app).unwrap().note_written(2);
     board.queue_restated(false);
     assert_eq!((queued(&board).as_str(), board.note_restored().len()), ("", 0));
-    // Silent for so long, this node may have been told to be gone.
-    tokio::time::advance(RECENT * 2).await;
-    board.note_emptied(|_| true, Instant::now(), RECENT);
-    board.resend_holds(BTreeSet::new(), |_| true);
-    assert_eq!(queued(&board), "+mpresence-a/1 +mpresence-a/4 ");
+    // Whoever tells that a silent node is gone remembers that for a while.
+    for (silent, held) in [
+        (RECENT * 2, "=mpresence-a/1 =mpresence-a/4 "),
+        (told_states::KEPT, "+mpresence-a/1 +mpresence-a/4 "),
+    ] {
+        tokio::time::advance(silent).await;
+        board.note_emptied(|_| true, Instant::now(), RECENT);
+        board.resend_holds(BTreeSet::new(), |_| true);
+        assert_eq!(queued(&board), held, "after {silent:?}");
+    }
     board.apps.get_mut(&app).unwrap().note_written(2);
     board.resend_holds(BTreeSet::new(), |_| true);
     assert_eq!(queued(&board), "=mpresence-a/1 =mpresence-a/4 ");
