@@ -253,7 +253,7 @@ async fn what_redis_lost_is_said_once_all_is_there_again() {
     assert_eq!((queued(&board).as_str(), board.note_restored().len()), ("", 0));
     // Whoever tells that a silent node is gone remembers that for a while.
     for (silent, held) in [
-        (RECENT * 2, "=mpresence-a/1 =mpresence-a/4 "),
+        (RECENT * 2, "=mpresence-a/1 +mpresence-a/4 "),
         (told_states::KEPT, "+mpresence-a/1 +mpresence-a/4 "),
     ] {
         tokio::time::advance(silent).await;
