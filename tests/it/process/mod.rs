@@ -57,16 +57,39 @@ fn notices(folder: &Path) -> Receiver<String> {
     told
 }
 
+/// A folder for a server of that name, with nothing in it.
+fn empty_folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
 impl Process {
+    /// Started without a listener, on a port that its log will name.
+    fn on_any_port(folder: PathBuf, notices: Receiver<String>) -> Self {
+        let settings = format!("[metrics]\nenabled = false\n{APP}");
+        std::fs::write(folder.join("f.toml"), settings).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+            .args(["--config", "f.toml", "--port", "0"])
+            .current_dir(&folder)
+            .env("NOTIFY_SOCKET", folder.join("notify"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(std::fs::File::create(folder.join("log")).unwrap()))
+            .spawn()
+            .unwrap();
+        let none = "127.0.0.1:0".parse().unwrap();
+        Self { child, folder, addr: none, metrics: none, successor: None, notices }
+    }
+
     /// Started as systemd would, with a listener as file 3.
     fn activated(name: &str, grace: &str) -> Self {
         Self::activated_on(name, grace, TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
     fn activated_on(name: &str, grace: &str, listener: TcpListener) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = empty_folder(name);
         let port = free_port();
         let metrics = SocketAddr::from(([127, 0, 0, 1], port));
         let settings = format!(
@@ -409,24 +432,9 @@ fn a_hand_over_refuses_nobody() {
 /// Nobody has the listener after it, though it was handed it.
 #[test]
 fn a_successor_that_stops_refuses_as_the_first_does() {
-    let name = "successor-stops";
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("f.toml"), format!("[metrics]\nenabled = false\n{APP}")).unwrap();
+    let folder = empty_folder("successor-stops");
     let notices = notices(&folder);
-    let child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
-        .args(["--config", "f.toml", "--port", "0"])
-        .current_dir(&folder)
-        .env("NOTIFY_SOCKET", folder.join("notify"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::from(std::fs::File::create(folder.join("log")).unwrap()))
-        .spawn()
-        .unwrap();
-    let none = "127.0.0.1:0".parse().unwrap();
-    let mut process =
-        Process { child, folder, addr: none, metrics: none, successor: None, notices };
+    let mut process = Process::on_any_port(folder, notices);
     process.hears("READY=1");
     let log = process.log();
     let (_, addr) = log.split_once("addr=").unwrap();
