@@ -33,15 +33,14 @@ impl ToldAs {
         self as u64
     }
 
-    /// The one with that digit; what has none is unknown.
-    pub(super) fn of_digit(digit: u64) -> Self {
-        let place = usize::try_from(digit).unwrap_or(usize::MAX);
-        Self::ALL.get(place).copied().unwrap_or(Self::Unknown)
+    /// The one with that digit.
+    pub(super) fn of_digit(digit: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(digit).ok()?).copied()
     }
 
     /// Reads a digit of the log.
     pub(super) fn parse(digit: &str) -> Option<Self> {
-        Self::ALL.get(digit.parse::<usize>().ok()?).copied()
+        Self::of_digit(digit.parse().ok()?)
     }
 }
 

@@ -209,7 +209,9 @@ impl AppLog {
     /// Of the first `count`, those that a new log has not taken, since this node did not know it: they are said anew.
     pub(in crate::cluster) fn note_refused(&mut self, refused: Vec<PendingEntry>) {
         for entry in refused {
-            self.restated.insert(entry.text, ToldAs::of_digit(entry.number));
+            // This node wrote the digit.
+            let told = ToldAs::of_digit(entry.number).unwrap_or(ToldAs::Unknown);
+            self.restated.insert(entry.text, told);
             self.restate_at = Some(Instant::now());
         }
     }
